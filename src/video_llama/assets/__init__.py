@@ -1,0 +1,1 @@
+"""What ships with the package: the embedded model `nano` and sample media."""

@@ -1,0 +1,54 @@
+"""Helpers around transformers' Q-Former, which reproduces BLIP-2's to the last digits.
+
+Legend: B batch, Q queries, S encoder states, D width of the Q-Former.
+"""
+
+import torch
+from torch import nn
+from transformers import Blip2QFormerModel
+
+
+def ask(
+    qformer: Blip2QFormerModel,
+    query_tokens: torch.Tensor,
+    states: torch.Tensor,
+    states_mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """What the queries gather from the states.
+
+    `query_tokens` (1, Q, D), `states` (B, S, encoder width), `states_mask` (B, S) bool with True
+    for states to be read. Returns (B, Q, D).
+    """
+    queries = query_tokens.expand(states.shape[0], -1, -1)
+    output = qformer(
+        query_embeds=queries,
+        encoder_hidden_states=states,
+        encoder_attention_mask=states_mask,
+        return_dict=True,
+    )
+    return output.last_hidden_state
+
+
+def position_rows(table: nn.Embedding, count: int, extension: str) -> torch.Tensor:
+    """Rows 0 .. count-1 of a position table, (count, D), also when it has fewer rows.
+
+    `extension` "interpolate" stretches all rows over the count linearly; "window" lets
+    consecutive positions share a row. Both leave a count that fits untouched.
+    """
+    rows = table.weight.shape[0]
+    if count <= rows:
+        return table.weight[:count]
+    if extension == "window":
+        index = torch.arange(count, device=table.weight.device) * rows // count
+        return table.weight[index]
+    stretched = nn.functional.interpolate(
+        table.weight.T[None].float(), size=count, mode="linear", align_corners=True
+    )
+    return stretched[0].T.to(table.weight.dtype)
+
+
+def keep_frozen_in_eval(*modules: nn.Module) -> None:
+    """A module of which nothing trains has no dropout and no moving statistics either."""
+    for module in modules:
+        if not any(parameter.requires_grad for parameter in module.parameters()):
+            module.eval()
