@@ -9,7 +9,7 @@ VideoLlamaError                  anything a user can put right; a command prints
 │   └── ForbiddenSourceError     it comes from a place that is not allowed (host, scheme, reference)
 ├── PromptError                  about a conversation
 │   └── PromptTooLongError       it does not fit beside the answer in the model's context
-├── CheckpointError              about the files of a model: missing, mixed up, or not what they seem
+├── CheckpointError              about the files of a model: missing, mixed up, not what they seem
 └── OptionError                  a setting with a value that is not accepted
 
 Absent sound is a value, never an error; sound that fails to decode is an error, never a value.

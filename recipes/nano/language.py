@@ -1,0 +1,119 @@
+"""The language model, trained before it is frozen.
+
+It reads conversations about scenes. Where frames and sounds will be, it is given the embeddings of
+the words that describe them, blurred: scaled, mixed with other words, with noise. A model that has
+only read clean words does not read what a branch writes.
+"""
+
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from recipes.nano.loop import batches, load, save, train
+from recipes.nano.settings import SEED
+from recipes.nano.text import Talk, Words, audio_labels, talks, tokenize_talk, video_labels
+from video_llama.models import VideoLlamaForConditionalGeneration
+from video_llama.processing.processor import VideoLlamaProcessor
+
+TALKS = 48000
+STEPS = 2000
+BATCH = 64
+
+
+def blurred(
+    table: list[torch.Tensor], labels: torch.Tensor, generator: torch.Generator
+) -> torch.Tensor:
+    """Soft tokens (N, Q, D) that say the words `labels` (N, Q) of each query's table (words, D)."""
+    count, queries = labels.shape
+    scale = 0.5 + 0.6 * torch.rand(count, queries, 1, generator=generator)
+    mix = 0.4 * torch.rand(count, queries, 1, generator=generator)
+    mix = mix * (torch.rand(count, 1, 1, generator=generator) < 0.7)
+    noise = torch.rand(count, 1, 1, generator=generator)
+    noise = noise * (torch.rand(count, 1, 1, generator=generator) < 0.8)
+    rows = []
+    for query in range(queries):
+        words = table[query]
+        own = words[labels[:, query]]
+        other = words[torch.randint(len(words), (count,), generator=generator)]
+        share = mix[:, query]
+        rows.append((1 - share) * own + share * other)
+    soft = torch.stack(rows, dim=1) * scale
+    spread = soft.detach().std()
+    return soft + noise * spread * torch.randn(soft.shape, generator=generator)
+
+
+class Prompts:
+    """Tokenised conversations, with the words of their media."""
+
+    def __init__(self, processor: VideoLlamaProcessor, folder: Path) -> None:
+        self.processor = processor
+        path = folder / "talks.pkl"
+        if not path.is_file():
+            made = talks(TALKS)
+            with path.open("wb") as file:
+                pickle.dump([self._entry(talk) for talk in made], file)
+        with path.open("rb") as file:
+            self.entries = pickle.load(file)  # written just above by this recipe
+
+    def _entry(self, talk: Talk) -> tuple:
+        scene = talk.scene
+        video = video_labels(scene) if scene.groups else None
+        audio = audio_labels(scene.sound) if scene.sound else None
+        return tokenize_talk(self.processor, talk), video, audio
+
+    def batches(self, seed: int) -> Iterator[torch.Tensor]:
+        """Endless batches of indices; conversations of one batch are of like length."""
+        lengths = torch.tensor([len(entry[0].input_ids) for entry in self.entries])
+        shuffle = torch.Generator().manual_seed(seed)
+        for pool in batches(len(lengths), 16 * BATCH, seed):
+            parts = pool[lengths[pool].argsort()].split(BATCH)
+            for number in torch.randperm(len(parts), generator=shuffle).tolist():
+                yield parts[number]
+
+    def batch(
+        self, index: torch.Tensor
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
+        """Padded ids and labels, then word labels of what is seen (M, 9) and heard (A, 2)."""
+        chosen = [self.entries[i] for i in index.tolist()]
+        data = self.processor.pad([entry[0] for entry in chosen], "right")
+        video = torch.tensor([e[1] for e in chosen if e[1] is not None])
+        audio = torch.tensor([e[2] for e in chosen if e[2] is not None])
+        return data, video, audio
+
+
+def train_language(
+    model: VideoLlamaForConditionalGeneration, processor: VideoLlamaProcessor, folder: Path
+) -> None:
+    """Train the language model on conversations about blurred words."""
+    prompts, words = Prompts(processor, folder), Words(processor.tokenizer)
+    generator = torch.Generator().manual_seed(SEED + 3)
+    order = prompts.batches(SEED + 3)
+    model.language_model.train()
+
+    def loss_of(_: int) -> tuple[torch.Tensor, dict[str, float]]:
+        data, video, audio = prompts.batch(next(order))
+        table = model.get_input_embeddings().weight
+        output = model(
+            input_ids=data["input_ids"],
+            attention_mask=data["attention_mask"],
+            video_features=blurred([words.table(w, table) for w in words.video], video, generator),
+            audio_features=blurred([words.table(w, table) for w in words.audio], audio, generator),
+        )
+        targets = data["labels"][:, 1:]
+        learnt = targets != -100
+        logits = output.logits[:, :-1][learnt]
+        loss = torch.nn.functional.cross_entropy(logits, targets[learnt])
+        wrong = torch.zeros_like(learnt)
+        wrong[learnt] = logits.argmax(-1) != targets[learnt]
+        whole = (~wrong.any(1)).float().mean().item()  # all answers of a conversation exact
+        return loss, {"exact": whole}
+
+    train("language", model.language_model.parameters(), loss_of, STEPS, 2e-3, weight_decay=0.02)
+    save(folder, "language_model", model.language_model)
+
+
+def load_language(model: VideoLlamaForConditionalGeneration, folder: Path) -> None:
+    """Put the trained language model into a model."""
+    load(folder, "language_model", model.language_model)

@@ -1,0 +1,204 @@
+"""A medium of a conversation: read once, encoded once, kept as features.
+
+Legend: V video tokens, U audio tokens, D width of the language model.
+"""
+
+import time
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Self, cast
+
+import torch
+
+from video_llama.answer import (
+    ABSENT,
+    FAILED,
+    LEFT_OUT,
+    NO_BRANCH,
+    SHORT,
+    SILENT,
+    USED,
+    MediaUse,
+    describe_use,
+    sound_warning,
+)
+from video_llama.errors import CorruptMediaError, OptionError, UnsupportedMediaError
+from video_llama.generation import require_names
+from video_llama.media.clip import MediaClip
+from video_llama.media.limits import Limits
+from video_llama.media.reader import MediaSource, load_media
+from video_llama.media.request import OnBadSound
+from video_llama.media.source import SourcePolicy
+from video_llama.processing.conversation import MediaPart
+from video_llama.processing.processor import VideoLlamaProcessor
+
+if TYPE_CHECKING:
+    from video_llama.media.sound import ChannelRule
+    from video_llama.models import VideoLlamaForConditionalGeneration
+
+
+@dataclass(frozen=True)
+class MediaOptions:
+    """How the media of a conversation are read.
+
+    Attributes:
+        num_frames: frames looked at in a video; None for what the model was made with.
+        with_sound: False leaves all sound out.
+        on_bad_sound: "error", or "warn": go on without a sound that does not decode.
+        limits: how large and long a medium may be.
+        policy: from which hosts media may be fetched.
+    """
+
+    num_frames: int | None = None
+    with_sound: bool = True
+    on_bad_sound: OnBadSound = "error"
+    limits: Limits = field(default_factory=Limits)
+    policy: SourcePolicy = field(default_factory=SourcePolicy)
+
+    def __post_init__(self) -> None:
+        if self.on_bad_sound not in ("error", "warn"):
+            raise OptionError(f"on_bad_sound is 'error' or 'warn', not {self.on_bad_sound!r}")
+
+    @classmethod
+    def of(cls, given: dict[str, Any]) -> Self:
+        """Options by name. Raises OptionError for a bad name or value."""
+        require_names(given, cls)
+        return cls(**given)
+
+    @classmethod
+    def take_from(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Take those options out of a mixture."""
+        names = [known.name for known in fields(cls) if known.name in given]
+        return {name: given.pop(name) for name in names}
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """A medium as the model has it.
+
+    Attributes:
+        part: its place in a conversation.
+        use: which of its streams the model gets.
+        warnings: what a user should know of it.
+        video_features: (1, V, D), None when nothing is seen.
+        audio_features: (1, U, D), None when nothing is heard.
+        decode_seconds, encode_seconds: what it took.
+    """
+
+    part: MediaPart
+    use: MediaUse
+    warnings: tuple[str, ...]
+    video_features: torch.Tensor | None
+    audio_features: torch.Tensor | None
+    decode_seconds: float
+    encode_seconds: float
+
+
+def attach(
+    source: MediaSource | MediaClip,
+    model: "VideoLlamaForConditionalGeneration",
+    processor: VideoLlamaProcessor,
+    options: MediaOptions,
+) -> Attachment:
+    """Read and encode a medium.
+
+    Raises:
+        MediaError: it cannot be read, or nothing of it can be used by this model.
+    """
+    started = time.perf_counter()
+    clip, failed = _read(source, processor, options)
+    use = describe_use(clip, sound=_sound_status(clip, failed, processor, options))
+    _require_something(use)
+    part = processor.describe_clip(
+        MediaPart("video" if use.frames else "audio", sound=use.sound == USED), clip
+    )
+    decoded = time.perf_counter()
+    video_features, audio_features = _encode(clip, part, model, processor)
+    warning = sound_warning(use)
+    return Attachment(
+        part=part,
+        use=use,
+        warnings=(*clip.warnings, *([warning] if warning else [])),
+        video_features=video_features,
+        audio_features=audio_features,
+        decode_seconds=decoded - started,
+        encode_seconds=time.perf_counter() - decoded,
+    )
+
+
+def _read(
+    source: MediaSource | MediaClip, processor: VideoLlamaProcessor, options: MediaOptions
+) -> tuple[MediaClip, bool]:
+    """The clip, and whether its sound failed to decode."""
+    if isinstance(source, MediaClip):
+        return source, False
+
+    def load(with_sound: bool) -> MediaClip:
+        return load_media(
+            source,
+            num_frames=options.num_frames or processor.num_frames,
+            with_sound=with_sound,
+            sound_channels=cast("ChannelRule", processor.sound_channels),
+            limits=options.limits,
+            policy=options.policy,
+        )
+
+    try:
+        return load(options.with_sound and processor.has_audio_branch), False
+    except CorruptMediaError as error:
+        if options.on_bad_sound == "error" or not options.with_sound:
+            raise
+        clip = load(False)  # raises again if it was the picture that is damaged
+        if clip.frames is None:
+            raise
+        return replace(clip, warnings=(*clip.warnings, str(error))), True
+
+
+def _sound_status(
+    clip: MediaClip, failed: bool, processor: VideoLlamaProcessor, options: MediaOptions
+) -> str:
+    if clip.info.audio is None and clip.sound is None:
+        return ABSENT
+    if not processor.has_audio_branch:
+        return NO_BRANCH
+    if not options.with_sound:
+        return LEFT_OUT
+    if failed:
+        return FAILED
+    if clip.sound is None:
+        return SHORT
+    return SILENT if clip.silent else USED
+
+
+def _require_something(use: MediaUse) -> None:
+    """Refuse a medium without anything to look at or listen to: the answer would be invented."""
+    if use.frames or use.sound == USED:
+        return
+    reasons = {
+        ABSENT: "has neither picture nor sound",
+        SILENT: "is digital silence and has no picture",
+        SHORT: "has no picture, and its sound is too short to be heard",
+        LEFT_OUT: "has no picture, and its sound is to be left out",
+        NO_BRANCH: "has no picture, and this model has no audio branch to hear it with",
+    }
+    raise UnsupportedMediaError(
+        f"{use.name} {reasons[use.sound]}; there is nothing in it to answer from"
+    )
+
+
+def _encode(
+    clip: MediaClip,
+    part: MediaPart,
+    model: "VideoLlamaForConditionalGeneration",
+    processor: VideoLlamaProcessor,
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    seen = heard = None
+    with torch.inference_mode():
+        if part.is_seen:
+            pixels = processor.clip_to_pixel_values(clip)[None]
+            seen = model.get_video_features(pixels.to(model.device))
+        if part.is_heard:
+            clips = processor.clip_to_input_features(clip)[None]
+            heard = model.get_audio_features(clips.to(model.device))
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)  # so that the time is that of the encoders
+    return seen, heard

@@ -1,0 +1,285 @@
+"""A conversation about media: encoded once, answered question by question.
+
+    assistant = VideoLlama.load("nano")
+    chat = assistant.chat("clip.mp4")
+    chat.ask("What do you hear?")
+    for piece in chat.stream("And what do you see?"):
+        print(piece, end="")
+
+A second question runs only what is new of the prompt: features and key-value cache are kept.
+"""
+
+import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from transformers import DynamicCache
+
+from video_llama.answer import Answer, MediaUse
+from video_llama.attachment import Attachment, MediaOptions, attach
+from video_llama.checkpoints.load import load_model, load_processor, resolve
+from video_llama.errors import PromptError
+from video_llama.generation import GenerationOptions
+from video_llama.media.clip import MediaClip
+from video_llama.media.reader import MediaSource
+from video_llama.models import VideoLlamaForConditionalGeneration
+from video_llama.processing.processor import VideoLlamaProcessor
+from video_llama.processing.tokens import check_fits
+from video_llama.prompt import KeptCache, Turn, reuse, write_prompt
+from video_llama.quantization import quantize_linear_layers, require_quantization
+from video_llama.reply import Reply
+
+DEFAULT_MAX_NEW_TOKENS = 300
+LEAST_ANSWER = 16  # tokens that must be free for an answer when no number is asked for
+
+
+class VideoLlama:
+    """A model and its processor, ready to talk.
+
+    Attributes:
+        model, processor: the parts; ordinary transformers objects.
+        name: what the model was loaded as.
+    """
+
+    def __init__(
+        self,
+        model: VideoLlamaForConditionalGeneration,
+        processor: VideoLlamaProcessor,
+        name: str = "",
+    ) -> None:
+        self.model = model.eval()
+        self.processor = processor
+        self.name = name
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path = "nano",
+        device: str = "auto",
+        dtype: str = "auto",
+        quantization: str | None = None,
+        offline: bool | None = None,
+    ) -> Self:
+        """Load a model with its processor.
+
+        Args:
+            model: "nano" (comes with the package), a directory, or a hub id.
+            device: "auto" is an accelerator if there is one; or "cpu", "cuda", "cuda:1", ...
+            dtype: "auto" is the type of the weights (float32 for half precision on a CPU); or
+                "bf16", "fp16", "fp32".
+            quantization: "int8" keeps the weights of the language model in 8 bits; None as they
+                are.
+            offline: True never asks the hub; None asks HF_HUB_OFFLINE.
+
+        Raises:
+            CheckpointError: there is no such model, or its files do not fit.
+            OptionError: a device, type or quantization that is not there.
+        """
+        require_quantization(quantization)
+        directory = resolve(model, offline=offline)
+        loaded = load_model(directory, device=device, dtype=dtype)
+        if quantization == "int8":
+            quantize_linear_layers(loaded.language_model)
+        return cls(loaded, load_processor(directory), name=str(model))
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Tokens that end an answer; stop texts of more than one token are looked for in text."""
+        eos = getattr(self.model.generation_config, "eos_token_id", None)
+        ids = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
+        own = self.processor.tokenizer.eos_token_id
+        return frozenset(ids if own is None else [*ids, own])
+
+    @property
+    def context(self) -> int | None:
+        """Tokens that a prompt and its answer may have together; None if there is no limit."""
+        return getattr(self.model.config.text_config, "max_position_embeddings", None)
+
+    def chat(
+        self,
+        *media: MediaSource | MediaClip | Sequence[MediaSource | MediaClip],
+        system: str | None = None,
+        **reading: Any,
+    ) -> "ChatSession":
+        """Begin a conversation.
+
+        Args:
+            media: paths, bytes, file objects, `data:` URLs, arrays or clips, also in lists.
+            system: a text that precedes the conversation, instead of the template's own.
+            reading: fields of `MediaOptions`: num_frames, with_sound, on_bad_sound, limits, policy.
+
+        Raises:
+            MediaError: a medium that cannot be used.
+            OptionError: a bad option.
+        """
+        session = ChatSession(self, system=system, reading=MediaOptions.of(reading))
+        session.add(*media)
+        return session
+
+    def ask(
+        self,
+        media: MediaSource | MediaClip | Sequence[MediaSource | MediaClip],
+        question: str,
+        *,
+        system: str | None = None,
+        **options: Any,
+    ) -> str:
+        """One question about some media; `options` are those of `chat` and `ChatSession.ask`."""
+        reading = MediaOptions.take_from(options)
+        return self.chat(media, system=system, **reading).ask(question, **options)
+
+
+class ChatSession:
+    """A conversation. Made by `VideoLlama.chat`; one question at a time.
+
+    Attributes:
+        last_answer: the latest answer with its facts, also after `ask` and `stream`.
+    """
+
+    def __init__(
+        self, assistant: VideoLlama, *, system: str | None = None, reading: MediaOptions
+    ) -> None:
+        self._assistant = assistant
+        self._system = system
+        self._reading = reading
+        self._attachments: list[Attachment] = []
+        self._pending: list[int] = []  # attachments that go with the next question
+        self._unreported: list[int] = []  # those whose cost and warnings no answer has told yet
+        self._turns: list[Turn] = []
+        self._cache: KeptCache | None = None
+        self.last_answer: Answer | None = None
+
+    @property
+    def media(self) -> tuple[MediaUse, ...]:
+        """The media of the conversation and which of their streams are used."""
+        return tuple(attachment.use for attachment in self._attachments)
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """What was said: `{"role", "content"}`, with the names of "media" where some were added."""
+        messages: list[dict[str, Any]] = []
+        for turn in self._turns:
+            question: dict[str, Any] = {"role": "user", "content": turn.question}
+            if turn.media:
+                question["media"] = [self._attachments[number].use.name for number in turn.media]
+            messages += [question, {"role": "assistant", "content": turn.answer}]
+        return messages
+
+    def add(self, *media: MediaSource | MediaClip | Sequence[MediaSource | MediaClip]) -> None:
+        """Add media; they go with the next question. All of them are added or, on error, none.
+
+        Raises:
+            MediaError: a medium that cannot be used.
+        """
+        model, processor = self._assistant.model, self._assistant.processor
+        new = [attach(source, model, processor, self._reading) for source in _flat(media)]
+        numbers = range(len(self._attachments), len(self._attachments) + len(new))
+        self._attachments += new
+        self._pending += numbers
+        self._unreported += numbers
+
+    def reset(self) -> None:
+        """Forget what was said. The media stay, with their features, for the next question."""
+        self._turns = []
+        self._pending = list(range(len(self._attachments)))
+        self.last_answer = None
+
+    def ask(self, question: str, **options: Any) -> str:
+        """The answer's text; see `answer`."""
+        return self.answer(question, **options).text
+
+    def answer(self, question: str, **options: Any) -> Answer:
+        """Ask a question.
+
+        Args:
+            question: a text.
+            options: fields of `GenerationOptions`: max_new_tokens, temperature, top_p, top_k,
+                repetition_penalty, seed, stop.
+
+        Raises:
+            OptionError: a bad option.
+            PromptError: an empty question.
+            PromptTooLongError: the conversation does not fit in the model's context.
+        """
+        for _ in self.stream(question, **options):
+            pass
+        assert self.last_answer is not None
+        return self.last_answer
+
+    def stream(self, question: str, **options: Any) -> Generator[str, None, None]:
+        """Ask a question; the answer's text comes piece by piece, joined it is the whole.
+
+        Closing the iterator stops the model; what was given until then stays in the conversation.
+        Arguments and errors are those of `answer`; they are raised by this call itself.
+        """
+        return self._stream(self._begin(question, GenerationOptions.of(options)))
+
+    def _begin(self, question: str, options: GenerationOptions) -> Reply:
+        started = time.perf_counter()
+        if not question.strip():
+            raise PromptError("the question is empty; ask something")
+        media = tuple(self._pending)
+        turns = [*self._turns, Turn(question, media)]
+        prompt = write_prompt(turns, self._system, self._attachments, self._assistant.processor)
+        limit = self._room(len(prompt.keys), options.max_new_tokens)
+        return Reply(
+            question=question,
+            media=media,
+            options=options,
+            keys=prompt.keys,
+            embeddings=prompt.embed(self._assistant.model, self._attachments),
+            limit=limit,
+            started=started,
+        )
+
+    def _room(self, prompt_tokens: int, wanted: int | None) -> int:
+        """Tokens the answer may have."""
+        context = self._assistant.context
+        if context is None:
+            return wanted or DEFAULT_MAX_NEW_TOKENS
+        check_fits(prompt_tokens, wanted or LEAST_ANSWER, context)
+        return wanted or min(DEFAULT_MAX_NEW_TOKENS, context - prompt_tokens)
+
+    def _stream(self, reply: Reply) -> Generator[str, None, None]:
+        assistant = self._assistant
+        kept, self._cache = self._cache, None  # whatever happens on the way, none or a sound one
+        cache, reply.reused = reuse(kept, reply.keys)
+        try:
+            yield from reply.write(assistant.model, assistant.processor, cache, assistant.stop_ids)
+        except GeneratorExit:
+            self._keep(reply, cache)
+            self._finish(reply)
+            raise
+        except KeyboardInterrupt:
+            self._finish(reply)  # the cache may be half written
+            raise
+        self._keep(reply, cache)
+        self._finish(reply)
+
+    def _keep(self, reply: Reply, cache: DynamicCache) -> None:
+        """Keep the cache for the next question. The last id was chosen, but never run."""
+        if reply.ids:
+            self._cache = KeptCache((*reply.keys, *reply.ids[:-1]), cache)
+
+    def _finish(self, reply: Reply) -> None:
+        """Put the answer into the conversation; a question broken off without one was not asked."""
+        if reply.text or reply.finish_reason != "cancelled":
+            self._turns.append(Turn(reply.question, reply.media, reply.text))
+            self._pending = self._pending[len(reply.media) :]
+        told = [self._attachments[number] for number in self._unreported]
+        self._unreported = []
+        self.last_answer = reply.answer(
+            decode=sum(attachment.decode_seconds for attachment in told),
+            encode=sum(attachment.encode_seconds for attachment in told),
+            media=self.media,
+            warnings=[warning for attachment in told for warning in attachment.warnings],
+        )
+
+
+def _flat(media: Iterable[Any]) -> Iterator[Any]:
+    for item in media:
+        if isinstance(item, (list, tuple)):
+            yield from _flat(item)
+        else:
+            yield item

@@ -1,0 +1,135 @@
+"""A directory into a model on a device."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig
+
+from video_llama.checkpoints.hub import resolve
+from video_llama.checkpoints.readers import read_header
+from video_llama.checkpoints.writer import model_files
+from video_llama.errors import CheckpointError, OptionError
+from video_llama.models import VideoLlamaConfig, VideoLlamaForConditionalGeneration
+from video_llama.processing.processor import VideoLlamaProcessor
+
+__all__ = ["load_model", "load_processor", "resolve"]
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+def load_model(
+    directory: str | Path,
+    *,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+) -> VideoLlamaForConditionalGeneration:
+    """The model of a directory, in evaluation mode.
+
+    `device` "auto" is an accelerator if there is one. `dtype` "auto" is the type of the weights,
+    but float32 for half precision on a CPU, which computes it slowly; else "bf16", "fp16", "fp32".
+
+    Raises CheckpointError when the directory holds no such model or its weights do not fit its
+    configuration, OptionError for a device or type that is not there.
+    """
+    directory = Path(directory)
+    target = choose_device(device)
+    config = read_config(directory)
+    _require_weights(directory)
+    try:
+        loaded: Any = VideoLlamaForConditionalGeneration.from_pretrained(
+            directory,
+            config=config,
+            dtype=choose_dtype(dtype, config, target),
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        raise CheckpointError(
+            f"the weights in {directory.name} do not fit its config.json; "
+            "'video-llama verify' says where"
+        ) from error
+    model, info = loaded
+    wrong = [name for kind in ("missing_keys", "unexpected_keys") for name in info[kind]]
+    if wrong:
+        raise CheckpointError(
+            f"the weights in {directory.name} do not fit its config.json: '{sorted(wrong)[0]}' is "
+            "missing or unknown; 'video-llama verify' says more"
+        )
+    return model.to(target).eval()
+
+
+def load_processor(directory: str | Path) -> VideoLlamaProcessor:
+    """The processor of a directory. Raises CheckpointError when it has none."""
+    directory = Path(directory)
+    try:
+        return VideoLlamaProcessor.from_pretrained(directory, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{directory.name} has no processor that can be read (processor_config.json and the "
+            "tokenizer's files)"
+        ) from error
+
+
+def read_config(directory: Path) -> VideoLlamaConfig:
+    """The configuration of a directory.
+
+    Raises CheckpointError when there is none, or it is another model's.
+    """
+    if not directory.is_dir():
+        raise CheckpointError(f"no such directory: {directory}")
+    if not (directory / "config.json").is_file():
+        raise CheckpointError(
+            f"{directory.name} has no config.json; published files are converted with "
+            "'video-llama convert' first"
+        )
+    try:
+        config = AutoConfig.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{directory.name}/config.json cannot be read: {error}") from error
+    if not isinstance(config, VideoLlamaConfig):
+        raise CheckpointError(
+            f"{directory.name} holds a model of type {config.model_type!r}, not a Video-LLaMA"
+        )
+    return config
+
+
+def choose_device(device: str | torch.device) -> torch.device:
+    """The device of a name; "auto" is an accelerator if there is one.
+
+    Raises OptionError for a device that is not there.
+    """
+    if device == "auto":
+        return torch.accelerator.current_accelerator() or torch.device("cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise OptionError(
+            f"the device {device!s} is not there; give 'auto', 'cpu', or one that is"
+        ) from error
+    return chosen
+
+
+def choose_dtype(
+    dtype: str | torch.dtype, config: VideoLlamaConfig, device: torch.device
+) -> torch.dtype:
+    """The type to compute in. Raises OptionError for an unknown name."""
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype == "auto":
+        saved = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
+        half_on_cpu = saved == torch.float16 and device.type == "cpu"
+        return torch.float32 if half_on_cpu else saved
+    if dtype not in DTYPES:
+        raise OptionError(f"no dtype is called {dtype!r}; give auto, {', '.join(DTYPES)}")
+    return DTYPES[dtype]
+
+
+def _require_weights(directory: Path) -> None:
+    """Every weight file is there, whole and no pointer; its tensors are not read."""
+    for path in set(model_files(directory).values()):
+        read_header(path)

@@ -1,0 +1,279 @@
+"""From the embeddings of a prompt to text, one token at a time.
+
+A plain loop rather than `GenerationMixin.generate`: a stream can be stopped by closing it, needs no
+second thread, and leaves a key-value cache that the next question goes on from. Its greedy ids are
+those of `generate`.
+
+Legend: L tokens not yet in the cache, D width of the language model, V vocabulary.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self, cast
+
+import torch
+
+from video_llama.errors import OptionError
+
+if TYPE_CHECKING:
+    from transformers import Cache, LogitsProcessorList
+    from transformers.modeling_outputs import CausalLMOutputWithPast
+
+REPLACEMENT = "\ufffd"  # what a tokenizer writes for bytes that are not (yet) a character
+
+
+@dataclass(frozen=True)
+class GenerationOptions:
+    """How an answer is chosen.
+
+    The default is greedy: the same question about the same media has the same answer. With a
+    `temperature` above 0 tokens are drawn, and `seed` makes the draw repeatable.
+
+    Attributes:
+        max_new_tokens: tokens of the longest answer; they must fit beside the prompt. None: as many
+            as fit, at most 300.
+        temperature: 0 takes the likeliest token; 1 draws from the model's own distribution.
+        top_p: draw only from the likeliest tokens whose probabilities add up to this; 1 is off.
+        top_k: draw only from this many of the likeliest tokens; 0 is off.
+        repetition_penalty: above 1, tokens already in the answer become less likely.
+        seed: of the draw; None draws differently each time.
+        stop: texts that end the answer, besides those of the model's own template.
+
+    Raises:
+        OptionError: a value that is not accepted; the message names the field.
+    """
+
+    max_new_tokens: int | None = None
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens is not None:
+            _require_integer("max_new_tokens", self.max_new_tokens, least=1)
+        _require_number("temperature", self.temperature, "0 or more", lambda x: x >= 0)
+        _require_number("top_p", self.top_p, "above 0 and at most 1", lambda x: 0 < x <= 1)
+        _require_integer("top_k", self.top_k, least=0)
+        _require_number("repetition_penalty", self.repetition_penalty, "above 0", lambda x: x > 0)
+        if self.seed is not None:
+            _require_integer("seed", self.seed, least=0)
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        if not all(isinstance(text, str) and text for text in stop):
+            raise OptionError(f"stop must be texts of at least one character, not {self.stop!r}")
+        object.__setattr__(self, "stop", stop)
+
+    @classmethod
+    def of(cls, given: dict[str, Any]) -> Self:
+        """Options by name.
+
+        Raises:
+            OptionError: a name that does not exist, or a value that is not accepted.
+        """
+        require_names(given, cls)
+        return cls(**given)
+
+
+def require_names(given: Iterable[str], options: type) -> None:
+    """Raise OptionError for a name that is no field of a dataclass of options."""
+    known = [field.name for field in dataclasses.fields(options)]
+    for name in given:
+        if name not in known:
+            raise OptionError(f"there is no option {name!r} here; there are {', '.join(known)}")
+
+
+def _require_integer(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise OptionError(f"{name} must be a whole number of {least} or more, not {value!r}")
+
+
+def _require_number(name: str, value: Any, accepted: str, test: Callable[[float], bool]) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or not test(value):
+        raise OptionError(f"{name} must be a number {accepted}, not {value!r}")
+
+
+class Sampler:
+    """Chooses the next token; made anew for every answer, because it owns the random numbers."""
+
+    def __init__(self, options: GenerationOptions, device: torch.device) -> None:
+        self.greedy = options.temperature == 0
+        self.warpers = _warpers(options)
+        self.generator: torch.Generator | None = None
+        if not self.greedy:
+            # Drawn on the CPU, so that a seed means the same on every device.
+            self.generator = torch.Generator()
+            if options.seed is None:
+                self.generator.seed()
+            else:
+                self.generator.manual_seed(options.seed)
+        self.device = device
+
+    def __call__(self, logits: torch.Tensor, generated: Sequence[int]) -> int:
+        """`logits` (1, V) after the tokens `generated` so far -> the next token's id."""
+        scores = logits.float()
+        if self.warpers:
+            history = torch.tensor([list(generated)], dtype=torch.long, device=self.device)
+            scores = self.warpers(cast("torch.LongTensor", history), cast("Any", scores))
+        if self.greedy:
+            return int(scores.argmax(dim=-1))
+        probabilities = scores.softmax(dim=-1).cpu()
+        return int(torch.multinomial(probabilities, 1, generator=self.generator))
+
+
+def _warpers(options: GenerationOptions) -> "LogitsProcessorList":
+    # Imported here: with these come all of transformers' ways of generating.
+    from transformers.generation.logits_process import (
+        LogitsProcessorList,
+        RepetitionPenaltyLogitsProcessor,
+        TemperatureLogitsWarper,
+        TopKLogitsWarper,
+        TopPLogitsWarper,
+    )
+
+    warpers = LogitsProcessorList()
+    if options.repetition_penalty != 1:
+        warpers.append(RepetitionPenaltyLogitsProcessor(float(options.repetition_penalty)))
+    if options.temperature == 0:
+        return warpers
+    if options.temperature != 1:
+        warpers.append(TemperatureLogitsWarper(float(options.temperature)))
+    if options.top_k:
+        warpers.append(TopKLogitsWarper(options.top_k))
+    if options.top_p < 1:
+        warpers.append(TopPLogitsWarper(float(options.top_p)))
+    return warpers
+
+
+def generate_ids(
+    step: "Callable[..., CausalLMOutputWithPast]",
+    inputs_embeds: torch.Tensor,
+    cache: "Cache",
+    sampler: Sampler,
+    limit: int,
+    stop_ids: Iterable[int],
+) -> Iterator[int]:
+    """The ids of an answer, as they are chosen; it ends after `limit` of them.
+
+    An id of `stop_ids` ends it too, and is the last one given. When an id is given, the cache holds
+    everything before it and not the id itself; so it does when the iterator is closed.
+
+    Args:
+        step: the model's forward.
+        inputs_embeds: (1, L, D), what the cache does not hold yet of the prompt; L >= 1.
+        cache: grows in place.
+        sampler: chooses.
+        limit: ids at most.
+        stop_ids: ids that end an answer.
+    """
+    stops = frozenset(stop_ids)
+    generated: list[int] = []
+    inputs: dict[str, torch.Tensor] = {"inputs_embeds": inputs_embeds}
+    while len(generated) < limit:
+        # Not around the whole loop: a generator must not leave the switch set for its caller.
+        with torch.inference_mode():
+            output = step(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            assert output.logits is not None
+            token = sampler(output.logits[:, -1], generated)
+        generated.append(token)
+        yield token
+        if token in stops:
+            return
+        inputs = {"input_ids": torch.tensor([[token]], device=inputs_embeds.device)}
+
+
+class IdsToText:
+    """Ids to pieces of text, one id at a time.
+
+    A character whose bytes are spread over several tokens comes out when it is whole. Each piece is
+    the difference of two decodings that start at the same earlier token, because a token's text
+    depends on the one before it (spaces, bytes).
+    """
+
+    def __init__(self, decode: Callable[[list[int]], str]) -> None:
+        self.decode = decode
+        self._ids: list[int] = []
+        self._start = 0  # the first token that is decoded again
+        self._given = 0  # tokens whose text has been given
+
+    def add(self, token: int) -> str:
+        """The text that has become certain with this token; often a word, sometimes nothing."""
+        self._ids.append(token)
+        before, now = self._texts()
+        if now.endswith(REPLACEMENT) or len(now) <= len(before):
+            return ""
+        self._start, self._given = self._given, len(self._ids)
+        return now[len(before) :]
+
+    def finish(self) -> str:
+        """What is left, a broken character included."""
+        before, now = self._texts()
+        self._start = self._given = len(self._ids)
+        return now[len(before) :]
+
+    def _texts(self) -> tuple[str, str]:
+        before = self.decode(self._ids[self._start : self._given])
+        return before, self.decode(self._ids[self._start :])
+
+
+class AnswerText:
+    """Cleans a stream of text: what is let through is never taken back.
+
+    Space around the answer and a speaker's label before it are dropped, and the first stop text
+    ends it. Text that could still turn out to be the beginning of any of these is held back. How
+    the text is cut into pieces changes nothing.
+    """
+
+    def __init__(self, stops: Sequence[str], labels: Sequence[str] = ()) -> None:
+        self.stops = tuple(stops)
+        self.labels = tuple(labels)
+        self.stopped = False
+        self._begun = False
+        self._held = ""
+
+    def add(self, piece: str) -> str:
+        """The part of all text so far that is certain now and was not given before."""
+        return "".join(self._add_character(character) for character in piece)
+
+    def finish(self) -> str:
+        """What was held back and turned out to be text."""
+        if not self._begun:
+            self._drop_beginning()
+        rest, self._held = self._held.rstrip(), ""
+        return rest
+
+    def _add_character(self, character: str) -> str:
+        if self.stopped:
+            return ""
+        self._held += character
+        for stop in self.stops:
+            if self._held.endswith(stop):
+                self.stopped = True
+                self._held = self._held.removesuffix(stop)
+                return self.finish()
+        if not self._begun:
+            self._drop_beginning()
+            if not self._held or any(label.startswith(self._held) for label in self.labels):
+                return ""
+            self._begun = True
+        certain = self._held[: len(self._held) - self._overlap()].rstrip()
+        self._held = self._held[len(certain) :]
+        return certain
+
+    def _drop_beginning(self) -> None:
+        self._held = self._held.lstrip()
+        for label in self.labels:
+            if self._held.startswith(label):
+                self._held = self._held[len(label) :].lstrip()
+
+    def _overlap(self) -> int:
+        """Length of the longest end of the held text that begins a stop text."""
+        longest = max((len(stop) for stop in self.stops), default=1) - 1
+        for size in range(min(longest, len(self._held)), 0, -1):
+            if any(stop.startswith(self._held[-size:]) for stop in self.stops):
+                return size
+        return 0

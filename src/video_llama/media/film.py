@@ -1,0 +1,249 @@
+"""Films and sound files: one pass over the packets, then the wanted frames."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import av
+from av.packet import Packet
+
+from video_llama.errors import CorruptMediaError, UnsupportedMediaError
+from video_llama.media.clip import (
+    AudioStreamInfo,
+    MediaClip,
+    MediaInfo,
+    MediaKind,
+    VideoStreamInfo,
+)
+from video_llama.media.container import Container
+from video_llama.media.limits import Limits
+from video_llama.media.pixels import display_matrix, rotation_of, swaps_sides
+from video_llama.media.request import Request
+from video_llama.media.sniff import Content
+from video_llama.media.sound import Sound, SoundDecoder
+from video_llama.media.source import ByteSource
+from video_llama.media.video import Frames, first_frame, read_frames
+from video_llama.media.video_index import VideoIndex
+
+_SHORTFALL = (1.0, 0.05)  # seconds and share by which a file may end before its header says
+_STILL_CODECS = frozenset({"gif", "apng", "webp"})  # with one frame, a picture
+
+
+class _Extent:
+    """When the packets of a track begin and end, in seconds of the container's clock."""
+
+    def __init__(self, seconds_per_tick: float) -> None:
+        self.start: float | None = None
+        self.end: float | None = None
+        self._seconds_per_tick = seconds_per_tick
+
+    def add(self, packet: Packet) -> None:
+        if packet.pts is None or not packet.size:
+            return
+        start = packet.pts * self._seconds_per_tick
+        end = start + (packet.duration or 0) * self._seconds_per_tick
+        if self.start is None or self.end is None:
+            # Below 0 lies what an encoder put in front, to be dropped.
+            self.start, self.end = max(start, 0.0), end
+        elif end > self.end:
+            self.end = end
+
+
+@dataclass
+class _Scan:
+    """What one pass over the packets gave."""
+
+    index: VideoIndex | None
+    audio: _Extent | None
+    header_seconds: float | None
+
+    @property
+    def seconds(self) -> float | None:
+        """From the first packet to the end of the last; the header's word without timestamps."""
+        spans = []
+        if self.index is not None and self.index.start is not None:
+            spans.append((self.index.start, self.index.start + (self.index.duration or 0.0)))
+        if self.audio is not None and self.audio.start is not None and self.audio.end is not None:
+            spans.append((self.audio.start, self.audio.end))
+        if not spans:
+            return self.header_seconds
+        return max(end for _, end in spans) - min(start for start, _ in spans)
+
+
+def load_container(
+    source: ByteSource, content: Content, request: Request, limits: Limits
+) -> MediaClip:
+    """Frames and sound of a container.
+
+    Raises:
+        MediaError: as `load_media` says.
+    """
+    with Container(source, content, limits) as container:
+        _require_track(container)
+        decoder = None
+        if container.audio is not None and request.with_sound:
+            rule = request.sound_channels
+            decoder = SoundDecoder(container.audio, rule, limits, container.name)
+        scan = _scan(container, decoder, with_audio=request.with_sound)
+        origin = scan.index.start if scan.index is not None else None
+        sound, warnings = _finish_sound(decoder, origin, request)
+        audio = _audio_info(container)
+        frames = None
+        if scan.index is not None and request.with_frames:
+            frames = read_frames(container, scan.index, request.pick)
+            _require_enough(frames, scan.index, request, container.name)
+            warnings += frames.warnings
+        info = _info(container, scan, frames, audio)
+    return MediaClip(
+        info=info,
+        frames=frames.pixels if frames is not None else None,
+        times=frames.times if frames is not None else (),
+        indices=frames.indices if frames is not None else (),
+        sound=sound.samples,
+        sound_start=sound.start,
+        warnings=info.warnings + warnings,
+    )
+
+
+def probe_container(source: ByteSource, content: Content, limits: Limits) -> MediaInfo:
+    """What a container holds: every packet is counted, one frame is decoded.
+
+    Raises:
+        MediaError: as `probe` says.
+    """
+    with Container(source, content, limits) as container:
+        _require_track(container)
+        scan = _scan(container, None, with_audio=True)
+        return _info(container, scan, None, _audio_info(container))
+
+
+def _require_track(container: Container) -> None:
+    if container.video is not None or container.audio is not None:
+        return
+    if container.cover is None:
+        raise UnsupportedMediaError(f"{container.name} holds neither pictures nor sound to decode")
+    container.warnings.append("there is nothing but a cover picture; it is taken as a picture")
+    container.video = container.cover
+
+
+def _scan(container: Container, decoder: SoundDecoder | None, *, with_audio: bool) -> _Scan:
+    """Read all packets once: pictures are indexed, sound is decoded when there is a decoder."""
+    video = container.video
+    audio = container.audio if with_audio or video is None else None
+    index = VideoIndex(video) if video is not None else None
+    extent = _Extent(float(audio.time_base or 0)) if audio is not None else None
+    duration = container.av.duration
+    audio_index = audio.index if audio is not None else -1
+    for packet in container.packets(*(stream for stream in (video, audio) if stream is not None)):
+        if index is not None and packet.stream_index != audio_index:
+            index.add(packet)
+        elif extent is not None:
+            extent.add(packet)
+            if decoder is not None:
+                decoder.push(packet)
+    if index is not None:
+        index.finish()
+    scan = _Scan(index, extent, duration / av.time_base if duration is not None else None)
+    if scan.seconds is not None:
+        container.limits.check_duration(scan.seconds, container.name)
+    return scan
+
+
+def _finish_sound(
+    decoder: SoundDecoder | None, origin: float | None, request: Request
+) -> tuple[Sound, tuple[str, ...]]:
+    if decoder is None:
+        return Sound(None, 0.0, ()), ()
+    try:
+        sound = decoder.finish(origin)
+    except CorruptMediaError as error:
+        if request.on_bad_sound == "error":
+            raise
+        return Sound(None, 0.0, ()), (str(error),)
+    return sound, sound.warnings
+
+
+def _require_enough(frames: Frames, index: VideoIndex, request: Request, name: str) -> None:
+    """Fewer frames than asked for are fine in a short video, not in a damaged one."""
+    promised = max(index.promised, index.count)
+    if request.samples_freely and frames.count < min(request.num_frames, promised):
+        raise CorruptMediaError(
+            f"{name} is damaged: {frames.count} of its {promised} frames can be decoded, "
+            f"and {request.num_frames} are asked for"
+        )
+
+
+def _info(
+    container: Container, scan: _Scan, frames: Frames | None, audio: AudioStreamInfo | None
+) -> MediaInfo:
+    warnings = [*container.warnings, *_shortfall(container, scan)]
+    if container.cover is not None and container.video is not container.cover:
+        warnings.append("the cover picture is not used")
+    kind: MediaKind = "audio" if scan.index is None else "video"
+    video = None
+    if scan.index is not None:
+        count = frames.count if frames is not None else scan.index.count
+        if (count == 1 and scan.index.codec in _STILL_CODECS) or container.is_cover_only:
+            kind = "image"
+        video = _video_info(container, scan.index, frames, count, kind)
+    return MediaInfo(
+        kind=kind,
+        container=container.av.format.name,
+        duration=None if kind == "image" else scan.seconds,
+        video=video,
+        audio=audio,
+        size_bytes=container.source.size,
+        name=container.name,
+        warnings=tuple(warnings),
+    )
+
+
+def _video_info(
+    container: Container, index: VideoIndex, frames: Frames | None, count: int, kind: MediaKind
+) -> VideoStreamInfo:
+    if frames is not None:
+        matrix = frames.matrix
+    else:
+        container.reopen()
+        matrix = display_matrix(first_frame(container))
+    stream = container.video
+    assert stream is not None
+    width, height = stream.codec_context.width, stream.codec_context.height
+    aspect = float(stream.sample_aspect_ratio or 0) or 1.0
+    if swaps_sides(matrix):
+        width, height, aspect = height, width, 1.0 / aspect
+    return VideoStreamInfo(
+        codec=index.codec,
+        width=width,
+        height=height,
+        rotation=rotation_of(matrix),
+        fps=None if kind == "image" else index.fps,
+        num_frames=count,
+        pixel_aspect=aspect,
+    )
+
+
+def _audio_info(container: Container) -> AudioStreamInfo | None:
+    stream = container.audio
+    if stream is None:
+        return None
+    if stream.codec_context is None:
+        return AudioStreamInfo("unknown", 0, 0)
+    context = stream.codec_context
+    return AudioStreamInfo(
+        context.codec.canonical_name, context.sample_rate, context.layout.nb_channels
+    )
+
+
+def _shortfall(container: Container, scan: _Scan) -> Sequence[str]:
+    """Signs that the file ends before it should."""
+    index = scan.index
+    if index is not None and index.promised > len(index.pts):
+        missing = index.promised - len(index.pts)
+        return [f"{missing} of {index.promised} frames are missing: the file is cut short"]
+    seconds, header = scan.seconds, scan.header_seconds
+    least, share = _SHORTFALL
+    if seconds is not None and header is not None and header - seconds > max(least, share * header):
+        return [f"the file ends after {seconds:.1f} of the {header:.1f} seconds its header tells"]
+    if container.read_errors:
+        return [f"{container.read_errors} packets could not be read"]
+    return []

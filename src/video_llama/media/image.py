@@ -1,0 +1,166 @@
+"""Pictures through Pillow: upright by their EXIF orientation, alpha over white, 8 bits.
+
+Animated WebP, PNG and AVIF are short films: the same reader gives their frames. The size is read
+from the header and compared before a pixel is decoded.
+"""
+
+import io
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import BinaryIO, cast
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from video_llama.errors import CorruptMediaError, MediaLimitError, UnsupportedMediaError
+from video_llama.media.limits import Deadline, Limits
+from video_llama.media.pixels import over_white
+from video_llama.media.source import ByteSource
+from video_llama.media.video import Pick
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "AVIF")
+_FILMS = frozenset({"WEBP", "PNG", "AVIF"})  # a JPEG or TIFF of several pages is no film
+_DAMAGE = (OSError, SyntaxError, ValueError, struct.error, zlib.error, EOFError, IndexError)
+_ORIENTATION = 0x0112  # EXIF tag
+_ROTATIONS = {3: 180, 4: 180, 5: 270, 6: 270, 7: 90, 8: 90}  # degrees counter-clockwise
+_DEFAULT_FRAME = 0.1  # seconds of a frame whose duration is 0, as browsers show it
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What a picture file holds.
+
+    Attributes:
+        pixels: uint8 (T, H, W, 3); None when only the header was asked for.
+        times: seconds of the returned frames.
+        indices: their numbers.
+        count: frames in the file.
+        duration: seconds of a film, None for a picture.
+        codec, width, height, rotation: as in VideoStreamInfo.
+    """
+
+    pixels: np.ndarray | None
+    times: tuple[float, ...]
+    indices: tuple[int, ...]
+    count: int
+    duration: float | None
+    codec: str
+    width: int
+    height: int
+    rotation: int
+
+
+def open_picture(file: BinaryIO | ByteSource, name: str, limits: Limits) -> Image.Image:
+    """Read the header of a picture.
+
+    Raises:
+        UnsupportedMediaError: no picture, or of a format that is not read.
+        MediaLimitError: more pixels than are allowed.
+        CorruptMediaError: a damaged header.
+    """
+    try:
+        image = Image.open(cast(BinaryIO, file), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise UnsupportedMediaError(f"{name} is not a picture that can be read") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise MediaLimitError(
+            f"{name} is larger than a picture may be; at most {limits.pixels:,} pixels are decoded"
+        ) from None
+    except _DAMAGE:
+        raise CorruptMediaError(f"{name} is a damaged picture") from None
+    limits.check_pixels(image.width, image.height, name)
+    return image
+
+
+def read_picture(
+    image: Image.Image, name: str, limits: Limits, deadline: Deadline, pick: Pick | None
+) -> Pictures:
+    """Decode a picture, or the frames of an animated one that `pick` chooses; none without it.
+
+    Raises:
+        CorruptMediaError: it is cut short or damaged.
+    """
+    try:
+        times, duration = _timeline(image, deadline)
+        indices = pick(times) if pick is not None else []
+        limits.check_frames(len(indices), name)
+        found: dict[int, np.ndarray] = {}
+        for index in sorted(set(indices)):
+            deadline.check()
+            if len(times) > 1:
+                image.seek(index)
+            found[index] = to_rgb(image)
+    except _DAMAGE:
+        raise CorruptMediaError(f"{name} is a damaged picture: it does not decode") from None
+    orientation = image.getexif().get(_ORIENTATION, 1)
+    upright = image.size[::-1] if orientation in (5, 6, 7, 8) else image.size
+    return Pictures(
+        pixels=np.stack([found[index] for index in indices]) if indices else None,
+        times=tuple(times[index] for index in indices),
+        indices=tuple(indices),
+        count=len(times),
+        duration=duration,
+        codec=(image.format or "raw").lower(),
+        width=upright[0],
+        height=upright[1],
+        rotation=_ROTATIONS.get(orientation, 0),
+    )
+
+
+def read_frame_files(
+    pictures: Sequence[bytes], name: str, limits: Limits, deadline: Deadline, wanted: list[int]
+) -> dict[int, np.ndarray]:
+    """Decode some of a list of encoded pictures, which must all have one size.
+
+    Raises:
+        UnsupportedMediaError: they differ in size, or one is no picture.
+    """
+    found: dict[int, np.ndarray] = {}
+    for index in wanted:
+        label = f"frame {index} of {name}"
+        with open_picture(io.BytesIO(pictures[index]), label, limits) as image:
+            pixels = read_picture(image, label, limits, deadline, lambda _: [0]).pixels
+        found[index] = cast(np.ndarray, pixels)[0]
+    sizes = {frame.shape for frame in found.values()}
+    if len(sizes) > 1:
+        raise UnsupportedMediaError(f"the frames of {name} differ in size; give one size")
+    return found
+
+
+def to_rgb(image: Image.Image) -> np.ndarray:
+    """A picture as upright uint8 (H, W, 3)."""
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I") or upright.mode == "F":
+        return _wide_to_rgb(upright)
+    if upright.has_transparency_data:
+        return over_white(np.asarray(upright.convert("RGBA")))
+    return np.array(upright.convert("RGB"))
+
+
+def _wide_to_rgb(image: Image.Image) -> np.ndarray:
+    """Grey of 16 bits or floats, which Pillow would cut off at 255 instead of scaling."""
+    values = np.asarray(image).astype(np.float64)
+    if image.mode == "F":
+        values = values * (255.0 if values.max(initial=0.0) <= 1.0 else 1.0)
+    else:
+        values = values / 257.0
+    grey = np.clip(np.round(values), 0, 255).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def _timeline(image: Image.Image, deadline: Deadline) -> tuple[list[float], float | None]:
+    """Seconds of every frame, and the length of the film."""
+    count = getattr(image, "n_frames", 1)
+    if image.format not in _FILMS or count <= 1:
+        return [0.0], None
+    times, now = [], 0.0
+    for index in range(count):
+        deadline.check()
+        image.seek(index)
+        image.load()  # only then is the duration of a WebP frame known
+        times.append(now)
+        now += image.info.get("duration", 0) / 1000 or _DEFAULT_FRAME
+    image.seek(0)
+    return times, now

@@ -1,0 +1,1 @@
+"""From decoded media and conversations to model inputs."""

@@ -1,0 +1,158 @@
+"""A conversation at a prompt, or read from a pipe, line by line."""
+
+import contextlib
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from video_llama.errors import OptionError, VideoLlamaError
+from video_llama.terminal import print_warnings, write
+
+if TYPE_CHECKING:
+    from video_llama.answer import MediaUse
+    from video_llama.chat import ChatSession
+
+HISTORY_VARIABLE = "VIDEO_LLAMA_HISTORY"
+HISTORY_LINES = 1000
+PROMPT = "> "
+
+
+def media_line(use: "MediaUse") -> str:
+    """One medium in a line: what it is and which of its streams the model gets."""
+    length = "" if use.duration is None else f", {use.duration:.1f} s"
+    return f"{use.name} ({use.kind}{length}): picture {use.picture}, sound {use.sound}"
+
+
+class Repl:
+    """A conversation read line by line.
+
+    A line that begins with a slash is a command, any other is a question.
+    """
+
+    HELP = (
+        "/media PATH...  add media to the conversation; without a path: list what is there\n"
+        "/reset          forget what was said; the media stay\n"
+        "/history        show what was said\n"
+        "/help           this\n"
+        "/quit           leave (so does the end of the input)"
+    )
+
+    def __init__(
+        self,
+        session: "ChatSession",
+        out: TextIO | None = None,
+        err: TextIO | None = None,
+        **options: Any,
+    ) -> None:
+        """`options` are those of `ChatSession.answer`."""
+        self.session = session
+        self.out = out or sys.stdout
+        self.err = err or sys.stderr
+        self.options = options
+        self.failed = False
+        self.commands: dict[str, Callable[[str], None]] = {
+            "/media": self._media,
+            "/reset": lambda _: self.session.reset(),
+            "/history": lambda _: self._history(),
+            "/help": lambda _: self._print(self.HELP),
+        }
+
+    def run(self, lines: Iterable[str]) -> bool:
+        """Go through the lines; False when something failed on the way."""
+        for line in lines:
+            line = line.strip()
+            if line in ("/quit", "/exit"):
+                break
+            if line:
+                self._handle(line)
+        return not self.failed
+
+    def _handle(self, line: str) -> None:
+        try:
+            if line.startswith("/"):
+                self._command(line)
+            else:
+                self._question(line)
+        except VideoLlamaError as error:
+            self.failed = True
+            write(f"error: {error}\n", self.err)
+
+    def _command(self, line: str) -> None:
+        name, _, rest = line.partition(" ")
+        if name not in self.commands:
+            raise OptionError(f"there is no command {name}; /help lists them")
+        self.commands[name](rest.strip())
+
+    def _question(self, question: str) -> None:
+        try:
+            for piece in self.session.stream(question, **self.options):
+                write(piece, self.out)
+        except KeyboardInterrupt:
+            write(" ...", self.out)  # stopped, and known to be
+        self._print("")
+        answer = self.session.last_answer
+        print_warnings(answer.warnings if answer else (), self.err)
+
+    def _media(self, rest: str) -> None:
+        if rest:
+            self.session.add(*split_paths(rest))
+        for use in self.session.media:
+            self._print(media_line(use))
+
+    def _history(self) -> None:
+        for message in self.session.history:
+            self._print(f"{message['role']}: {message['content']}")
+
+    def _print(self, text: str) -> None:
+        write(text + "\n", self.out)
+
+
+def split_paths(text: str) -> list[str]:
+    """Paths as a shell would read them; a name with spaces that exists needs no quotes."""
+    if Path(text).exists():
+        return [text]
+    try:
+        return shlex.split(text)
+    except ValueError:  # a quote that is not closed, as in a file's name
+        return [text]
+
+
+def typed_lines() -> Iterator[str]:
+    """Lines typed at a prompt, with editing and the questions of earlier days."""
+    history = _history_file()
+    with contextlib.suppress(ImportError):  # some systems have no readline; a prompt works anyway
+        import readline
+
+        readline.set_history_length(HISTORY_LINES)
+        if history is not None and history.is_file():
+            readline.read_history_file(history)
+    try:
+        yield from _prompted()
+    finally:
+        if history is not None and "readline" in sys.modules:
+            history.parent.mkdir(parents=True, exist_ok=True)
+            history.touch(mode=0o600)
+            sys.modules["readline"].write_history_file(history)
+
+
+def _prompted() -> Iterator[str]:
+    while True:
+        try:
+            yield input(PROMPT)
+        except EOFError:
+            print()
+            return
+        except KeyboardInterrupt:
+            print("\n/quit leaves", file=sys.stderr)
+
+
+def _history_file() -> Path | None:
+    """Where questions are kept; the variable names another file, or none when it is empty."""
+    given = os.environ.get(HISTORY_VARIABLE)
+    if given is not None:
+        return Path(given) if given else None
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state) / "video-llama" / "history"

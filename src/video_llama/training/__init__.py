@@ -1,0 +1,1 @@
+"""Training: stages, rates and data order."""

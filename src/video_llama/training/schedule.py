@@ -1,0 +1,48 @@
+"""Learning rates: linear warm-up, then half a cosine."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from video_llama.errors import OptionError
+
+
+@dataclass(frozen=True)
+class WarmupCosine:
+    """The published rule, as the original computes it before each step.
+
+    `peak`, `floor` and `start` are rates: where the cosine begins, where it ends, and where the
+    warm-up begins. The cosine counts steps from the very first, so the rate drops a little when
+    the warm-up ends; a warm-up longer than an epoch begins again with every epoch.
+    """
+
+    peak: float
+    floor: float
+    start: float
+    warmup_steps: int
+    steps_per_epoch: int
+    epochs: int
+
+    def __post_init__(self) -> None:
+        if self.steps_per_epoch < 1 or self.epochs < 1:
+            raise OptionError("steps_per_epoch and epochs must be at least 1")
+        if self.warmup_steps < 0:
+            raise OptionError(f"warmup_steps is {self.warmup_steps}; give 0 or more")
+
+    @property
+    def total_steps(self) -> int:
+        """All steps of all epochs."""
+        return self.steps_per_epoch * self.epochs
+
+    def rate(self, step: int) -> float:
+        """The rate of a step, counted from 0 over all epochs."""
+        if step < self.warmup_steps:
+            inside = step % self.steps_per_epoch
+            warm = self.start + (self.peak - self.start) * inside / self.warmup_steps
+            return min(self.peak, warm)
+        swing = 0.5 * (1.0 + math.cos(math.pi * step / self.total_steps))
+        return self.floor + (self.peak - self.floor) * swing
+
+    def factor(self) -> Callable[[int], float]:
+        """For `torch.optim.lr_scheduler.LambdaLR`, with `peak` as the optimizer's own rate."""
+        return lambda step: self.rate(step) / self.peak

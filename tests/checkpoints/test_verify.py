@@ -1,0 +1,199 @@
+"""What `verify` says of directories, whole and broken."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from video_llama.checkpoints.load import load_model, load_processor
+from video_llama.checkpoints.readers import open_tensors
+from video_llama.checkpoints.verify import verify
+from video_llama.checkpoints.writer import write_model
+from video_llama.errors import CheckpointError, OptionError
+
+WEIGHTS = "model.safetensors"
+
+
+def failures(report):
+    return {check.name: check.detail for check in report.checks if not check.passed}
+
+
+def rewrite(directory, edit):
+    """Change the tensors of a directory of ours."""
+    opened = open_tensors(directory / WEIGHTS)
+    tensors = {name: opened.read(name).clone() for name in opened.tensors}
+    edit(tensors)
+    infos = {
+        n: opened.tensors.get(n) or opened.tensors["vision_branch.projector.bias"] for n in tensors
+    }
+    write_model(directory, infos, tensors.__getitem__)
+
+
+def set_json(path, **fields):
+    content = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**content, **fields}), encoding="utf-8")
+
+
+def test_a_whole_model(ours):
+    report = verify(ours, deep=True)
+    assert report.passed
+    assert report.kind == "model"
+    assert report.parameters == sum(p.numel() for p in load_model(ours).state_dict().values())
+    assert report.sizes["vocabulary"] == 480
+    assert json.loads(json.dumps(report.to_dict()))["passed"] is True
+
+
+def test_a_published_set(published):
+    report = verify(published.folder)
+    assert report.passed
+    assert report.kind == "published"
+    assert set(report.parts) == {
+        "eva",
+        "blip2",
+        "imagebind",
+        "language_model",
+        "video_branch",
+        "audio_branch",
+    }
+    assert report.template is None
+
+
+def test_a_published_set_of_two_sizes(published):
+    for part in ("weight", "bias"):
+        key = f"llama_proj.{part}"
+        published.change(
+            "VL_branch.pth", lambda t, key=key: t.update({key: torch.zeros(40, *t[key].shape[1:])})
+        )
+    assert "do not belong together" in failures(verify(published.folder))["widths"]
+
+
+def test_a_published_set_that_lacks_a_part(published):
+    (published.folder / "eva_vit_g.pth").unlink()
+    report = verify(published.folder)
+    assert "--eva" in failures(report)["parts"]
+    assert "video_branch" in report.parts
+
+
+def test_a_published_set_with_a_broken_file(published):
+    (published.folder / "VL_branch.pth").write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    assert "LFS" in failures(verify(published.folder))["files"]
+
+
+def test_anything_else(tmp_path):
+    report = verify(tmp_path)
+    assert report.kind == "unknown"
+    assert not report.passed
+    torch.save({"x": torch.ones(1)}, tmp_path / "x.pth")
+    assert verify(tmp_path).kind == "unknown"
+    with pytest.raises(CheckpointError, match="no such directory"):
+        verify(tmp_path / "nowhere")
+
+
+def test_missing_and_unknown_keys(ours):
+    def edit(tensors):
+        tensors["stranger"] = tensors.pop("vision_branch.projector.bias")
+
+    rewrite(ours, edit)
+    detail = failures(verify(ours))["keys and shapes"]
+    assert "1 missing (vision_branch.projector.bias)" in detail
+    assert "1 unknown (stranger)" in detail
+    with pytest.raises(CheckpointError, match="verify"):
+        load_model(ours)
+
+
+def test_another_shape(ours):
+    config = json.loads((ours / "config.json").read_text(encoding="utf-8"))
+    set_json(ours / "config.json", num_query_tokens=config["num_query_tokens"] + 1)
+    detail = failures(verify(ours))["keys and shapes"]
+    assert "1 of another shape (vision_branch.query_tokens)" in detail
+    with pytest.raises(CheckpointError, match="do not fit"):
+        load_model(ours)
+
+
+def test_values_that_are_not_finite(ours):
+    rewrite(ours, lambda tensors: tensors["vision_branch.projector.bias"].fill_(torch.nan))
+    assert verify(ours).passed
+    assert "projector.bias" in failures(verify(ours, deep=True))["finite values"]
+
+
+def test_weights_cut_short(ours):
+    content = (ours / WEIGHTS).read_bytes()
+    (ours / WEIGHTS).write_bytes(content[:-1000])
+    assert "cut short" in failures(verify(ours))["weight files"]
+    with pytest.raises(CheckpointError, match="cut short"):
+        load_model(ours)
+
+
+def test_no_weights(ours):
+    (ours / WEIGHTS).unlink()
+    assert "no such file" in failures(verify(ours))["weight files"]
+    with pytest.raises(CheckpointError, match="no such file"):
+        load_model(ours)
+
+
+def test_a_missing_shard(ours):
+    index = {"weight_map": {"vision_branch.projector.bias": "model-00001-of-00002.safetensors"}}
+    (ours / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    assert "model-00001" in failures(verify(ours))["weight files"]
+    (ours / "model.safetensors.index.json").write_text("[]", encoding="utf-8")
+    assert "index" in failures(verify(ours))["weight files"]
+
+
+def test_a_broken_configuration(ours):
+    (ours / "config.json").write_text("{", encoding="utf-8")
+    assert "cannot be read" in failures(verify(ours))["configuration"]
+    with pytest.raises(CheckpointError, match=r"config\.json cannot be read"):
+        load_model(ours)
+
+
+def test_no_processor(ours):
+    (ours / "processor_config.json").unlink()
+    (ours / "tokenizer.json").unlink()
+    (ours / "tokenizer.model").unlink()
+    assert "processor" in failures(verify(ours))
+    with pytest.raises(CheckpointError, match="no processor"):
+        load_processor(ours)
+
+
+@pytest.mark.parametrize(
+    "field", ["video_token_id", "audio_token_id", "image_size", "num_video_tokens", "target_length"]
+)
+def test_a_processor_of_another_model(ours, field):
+    set_json(ours / "processor_config.json", **{field: 7})
+    assert f"{field} 7" in failures(verify(ours))["processor's sizes"]
+
+
+def test_a_tokenizer_beyond_the_table(ours):
+    path = ours / "tokenizer.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    special = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+    content["added_tokens"].append({"id": 480, "content": "[PAD]", **special})
+    path.write_text(json.dumps(content), encoding="utf-8")
+    assert "481 tokens" in failures(verify(ours))["tokenizer"]
+
+
+def test_loading_what_is_no_model_of_ours(published, tmp_path):
+    with pytest.raises(CheckpointError, match="video-llama convert"):
+        load_model(published.folder)
+    with pytest.raises(CheckpointError, match="of type 'llama'"):
+        load_model(published.folder / "llama")
+    with pytest.raises(CheckpointError, match="no such directory"):
+        load_model(tmp_path / "nowhere")
+
+
+def test_devices_and_types(ours):
+    with pytest.raises(OptionError, match="not there"):
+        load_model(ours, device="cuda:99")
+    with pytest.raises(OptionError, match="not there"):
+        load_model(ours, device="toaster")
+    with pytest.raises(OptionError, match="no dtype"):
+        load_model(ours, dtype="fp8")
+    assert load_model(ours, device="cpu", dtype=torch.float16).dtype == torch.float16
+    set_json(ours / "config.json", dtype="float16")
+    assert load_model(ours, device="cpu").dtype == torch.float32  # half precision on a CPU
+
+
+def test_a_loaded_model_is_in_evaluation_mode(ours):
+    assert not any(module.training for module in load_model(ours, device="cpu").modules())
+    shutil.rmtree(ours)
