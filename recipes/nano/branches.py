@@ -32,7 +32,7 @@ from video_llama.data.world.things import COLOURS, SOUNDING, THINGS
 from video_llama.models import VideoLlamaForConditionalGeneration
 from video_llama.processing.processor import VideoLlamaProcessor
 
-VISION_STEPS = (1500, 150)  # stage 1, stage 2
+VISION_STEPS = (800, 150)  # stage 1, stage 2
 AUDIO_STEPS = (900, 100)
 
 

@@ -25,7 +25,7 @@ from video_llama.models.vision_branch import VisionBranch
 
 VISION_STEPS = 3000
 PICTURE_STEPS = 500
-SOUND_STEPS = 1200
+SOUND_STEPS = 500
 BATCH = 64
 
 

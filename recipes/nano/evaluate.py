@@ -133,6 +133,10 @@ def table(replies: list[Reply]) -> dict[str, dict[str, float]]:
     for reply in replies:
         rows[question_kind(reply)].append(reply)
     rng = random.Random(0)
+    by_kind: dict[str, list[Reply]] = defaultdict(list)
+    for reply in replies:
+        by_kind[reply.qa.kind].append(reply)
+    chance = {kind: dealt_out(row, rng) for kind, row in sorted(by_kind.items())}
     made = {}
     for kind, row in sorted(rows.items()):
         right = sum(r.right for r in row) / len(row)
@@ -143,13 +147,13 @@ def table(replies: list[Reply]) -> dict[str, dict[str, float]]:
             "accuracy": round(right, 4),
             "english": round(sum(r.right for r in english) / max(1, len(english)), 4),
             "chinese": round(sum(r.right for r in chinese) / max(1, len(chinese)), 4),
-            "chance": round(dealt_out(row, rng), 4),
+            "chance": round(sum(chance[r.qa.kind] for r in row) / len(row), 4),
         }
     return made
 
 
 def dealt_out(row: list[Reply], rng: random.Random) -> float:
-    """The share right when true answers are dealt out anew within kind and language."""
+    """The share right when the true answers to a kind are dealt out anew within a language."""
     right = total = 0
     for language in ("en", "zh"):
         part = [r for r in row if r.qa.language == language]

@@ -156,6 +156,6 @@ def pixels(frames: np.ndarray | torch.Tensor) -> torch.Tensor:
     """uint8 (..., H, W, 3) -> normalised float (..., 3, H, W)."""
     from video_llama.processing.frames import IMAGE_MEAN, IMAGE_STD
 
-    x = torch.as_tensor(np.asarray(frames)).float().div_(255)
+    x = torch.from_numpy(np.array(frames)).float().div_(255)
     x = (x - torch.tensor(IMAGE_MEAN)) / torch.tensor(IMAGE_STD)
     return x.movedim(-1, -3).contiguous()

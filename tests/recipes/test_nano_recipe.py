@@ -38,7 +38,7 @@ def miniature(monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in settings.SCENES:
         monkeypatch.setitem(render.SCENES, kind, 160)
     monkeypatch.setattr(language, "TALKS", 64 * 16)
-    monkeypatch.setattr(language, "STEPS", 2)
+    monkeypatch.setattr(language, "ROUNDS", ((1, 1e-3, 1.0, 1.0), (1, 1e-3, 0.0, 1.0)))
     monkeypatch.setattr(encoders, "VISION_STEPS", 2)
     monkeypatch.setattr(encoders, "BATCH", 16)
     monkeypatch.setattr(encoders, "PICTURE_STEPS", 2)
