@@ -165,11 +165,24 @@ def dealt_out(row: list[Reply], rng: random.Random) -> float:
     return right / max(1, total)
 
 
-def evaluate(directory: Path, count: int, first: int = HELD_OUT_SEED) -> dict[str, Any]:
+def rotate_sounds(model: VideoLlamaForConditionalGeneration) -> None:
+    """Turn what the sound side says by a random rotation: the joint space is broken, no more."""
+    imagebind = model.audio_branch.imagebind
+    width = model.config.imagebind_config.embedding_size
+    noise = torch.randn(width, width, generator=torch.Generator().manual_seed(0))
+    rotation = torch.linalg.qr(noise).Q
+    embed = imagebind.embed_audio
+    imagebind.embed_audio = lambda mel: embed(mel) @ rotation
+
+
+def evaluate(
+    directory: Path, count: int, first: int = HELD_OUT_SEED, rotate: bool = False
+) -> dict[str, Any]:
     """The table of a saved model, with every wrong answer."""
-    model = VideoLlamaForConditionalGeneration.from_pretrained(
-        directory, dtype=torch.float32
-    ).eval()
+    model = VideoLlamaForConditionalGeneration.from_pretrained(directory, dtype=torch.float32)
+    model.eval()
+    if rotate:
+        rotate_sounds(model)
     processor = VideoLlamaProcessor.from_pretrained(directory)
     scenes = [item_scene(first + i) for i in range(count)]
     with tempfile.TemporaryDirectory() as folder:
