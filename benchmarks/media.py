@@ -119,7 +119,7 @@ def add_torchcodec(
 def readable(
     paths: list[Path], candidates: dict[str, Reader]
 ) -> tuple[list[Path], dict[str, dict[str, str]]]:
-    """The files that all readers read, and what the others said to the rest."""
+    """The files that all readers read, and which the others refused, with what error."""
     common, refused = [], {}
     for path in paths:
         reasons = {}
@@ -127,7 +127,7 @@ def readable(
             try:
                 read(path)
             except Exception as error:  # noqa: BLE001 (whatever a foreign library raises)
-                reasons[name] = str(error).strip().splitlines()[0][:100]
+                reasons[name] = type(error).__name__
         if reasons:
             refused[path.name] = reasons
         else:
