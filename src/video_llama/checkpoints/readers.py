@@ -6,6 +6,7 @@ A file is mapped, never loaded whole, and a pickle is opened with `weights_only=
 import json
 import pickle
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,7 @@ class TensorInfo:
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 
-class TensorFile:
+class TensorFile(ABC):
     """An open file of tensors. `extras` is what a trainer saved beside them."""
 
     def __init__(
@@ -62,9 +63,9 @@ class TensorFile:
         self.tensors = tensors
         self.extras = extras
 
+    @abstractmethod
     def read(self, name: str) -> torch.Tensor:
         """One tensor; its pages are read when they are touched."""
-        raise NotImplementedError
 
 
 class _TorchFile(TensorFile):
