@@ -3,7 +3,8 @@
     python -m recipes.nano.train --work build/nano --out build/nano/model
 
 Every step leaves a file in the work folder and is skipped when that is there, so a run that was
-broken off goes on where it stopped. About two hours on two cores; `--threads` sets how many to use.
+broken off goes on where it stopped, with other random numbers than an unbroken one. `--threads`
+sets how many cores to use.
 """
 
 import argparse
