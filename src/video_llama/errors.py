@@ -9,6 +9,7 @@ VideoLlamaError                  anything a user can put right; a command prints
 │   └── ForbiddenSourceError     it comes from a place that is not allowed (host, scheme, reference)
 ├── PromptError                  about a conversation
 │   └── PromptTooLongError       it does not fit beside the answer in the model's context
+├── DataError                    about a row or a file of training data that cannot be used
 ├── CheckpointError              about the files of a model: missing, mixed up, not what they seem
 └── OptionError                  a setting with a value that is not accepted
 
@@ -57,6 +58,10 @@ class PromptTooLongError(PromptError):
     def __init__(self, message: str, excess: int) -> None:
         super().__init__(message)
         self.excess = excess
+
+
+class DataError(VideoLlamaError):
+    """A row or a file of training data that cannot be used; the message names it and its fault."""
 
 
 class CheckpointError(VideoLlamaError):
