@@ -13,7 +13,7 @@ os.environ["NO_COLOR"] = "1"
 from video_llama.cli import main
 
 TARGET = Path(__file__).with_name("cli.md")
-COMMANDS = ("ask", "chat", "convert", "verify", "world")
+COMMANDS = ("ask", "chat", "convert", "verify", "world", "data", "data check", "data pack")
 HEADER = """# Commands
 
 Exit status: 0, it worked; 1, it failed, and stderr says why in a line; 2, the arguments are wrong.
@@ -39,7 +39,7 @@ def page() -> str:
     """The whole of docs/cli.md."""
     parts = [HEADER, f"```text\n{help_text()}\n```\n"]
     for name in COMMANDS:
-        parts.append(f"## video-llama {name}\n\n```text\n{help_text(name)}\n```\n")
+        parts.append(f"## video-llama {name}\n\n```text\n{help_text(*name.split())}\n```\n")
     return "\n".join(parts)
 
 

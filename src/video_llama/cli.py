@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from video_llama import __version__, commands
+from video_llama import __version__, cli_data, commands
 from video_llama.terminal import DEBUG_VARIABLE, prepare_process
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+app.add_typer(cli_data.app, name="data")
 
 Model = Annotated[
     str, typer.Option("--model", "-m", metavar="MODEL", help="'nano', a directory or a hub id.")

@@ -208,7 +208,10 @@ class TrainingDataset(torch.utils.data.Dataset[Prepared | Rejected]):
         unfit = "audio" if self.side == "frames" else "image"
         if unfit in kinds:
             wanted = "pictures and videos" if self.side == "frames" else "sounds"
-            raise DataError(f"it has a part of type {unfit!r}, and this run learns from {wanted}")
+            raise DataError(
+                f"it has a part of type {unfit!r}, and this run learns from {wanted}; leave it "
+                "out, or choose another branch or modality"
+            )
 
     def _medium(self, request: MediumRequest) -> Medium:
         if self.encoded is not None:

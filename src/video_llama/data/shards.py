@@ -207,24 +207,26 @@ def shard_sample(key: str, name: str, members: dict[str, bytes]) -> Sample:
         if "txt" not in members:
             raise DataError(f"{key}: {name} has no text; it needs {name}.json or {name}.txt")
         row = {**row, "caption": members["txt"].decode(errors="replace")}
-    # What else a row says of media are paths of the files they were made from.
-    row = {field: value for field, value in row.items() if field not in KINDS}
-    row |= _media_fields(row, own)
+    fields = _media_fields(row, own)
+    row = {field: value for field, value in row.items() if field not in KINDS} | fields
     sample = row_sample(key, row, _Finder(key, own))
     return Sample(key, sample.messages, sample.caption, sample.others, identity=name)
 
 
-def _media_fields(row: dict[str, Any], members: Members) -> dict[str, list[str] | str]:
-    """The members a conversation or a caption is about, as a row of JSON lines names them."""
+def _media_fields(row: dict[str, Any], members: Members) -> dict[PartKind, Any]:
+    """The members a conversation or a caption is about, as a line of JSON would name them.
+
+    A row may name them itself, by their suffix. Other names are the paths of the files that a
+    shard was made from.
+    """
     if row.get("messages") is not None:
         return {}
     if row.get("conversations") is not None:
         text = json.dumps(row["conversations"])
         return {kind: members.of_kind(kind) for kind in KINDS if f"<{kind}>" in text}
-    suffixes = list(members.media)
-    if len(suffixes) != 1:
-        return {kind: suffix for suffix, kind in members.media.items()}
-    return {members.media[suffixes[0]]: suffixes[0]}
+    named: dict[PartKind, Any] = {kind: row.get(kind) for kind in KINDS}
+    named = {kind: name for kind, name in named.items() if name in list(members.media)}
+    return named or {kind: suffix for suffix, kind in members.media.items()}
 
 
 class _Finder:
