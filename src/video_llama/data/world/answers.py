@@ -16,13 +16,14 @@ from video_llama.data.world.things import (
     COUNTS_ZH,
     MOTION_WORDS,
     MOTIONS,
-    THINGS,
+    NAMED,
 )
 
 Language = Literal["en", "zh"]
 
 NO_SOUND = "no sound"
 NO_PICTURE = "no picture"
+NO_COLOUR = "no colour"  # of a photograph: colours are known of drawn things alone
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,8 @@ def _surfaces(language: str, word_class: str) -> dict[str, str]:
     english = language == "en"
     if word_class == "thing":
         if english:
-            return {s: t.name for t in THINGS.values() for s in (t.name, t.plural)}
-        return {t.chinese: t.name for t in THINGS.values()}
+            return {s: t.name for t in NAMED.values() for s in (t.name, t.plural)}
+        return {t.chinese: t.name for t in NAMED.values()}
     if word_class == "colour":
         return {c: c for c in COLOURS} if english else {zh[0]: c for c, zh in COLOURS_ZH.items()}
     if word_class in ("count", "several"):
@@ -91,8 +92,12 @@ def _surfaces(language: str, word_class: str) -> dict[str, str]:
         )
     if word_class == "missing":
         if english:
-            return {NO_SOUND: NO_SOUND, NO_PICTURE: NO_PICTURE}
-        return {"没有声音": NO_SOUND, "没有画面": NO_PICTURE}
+            return {
+                NO_SOUND: NO_SOUND,
+                NO_PICTURE: NO_PICTURE,
+                "cannot tell the colour": NO_COLOUR,
+            }
+        return {"没有声音": NO_SOUND, "没有画面": NO_PICTURE, "说不出颜色": NO_COLOUR}
     if word_class == "yesno":
         if english:
             return {"yes": "yes", "no": "no"}

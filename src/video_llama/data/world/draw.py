@@ -10,6 +10,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -22,6 +23,33 @@ from video_llama.errors import OptionError
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 TRAVEL = (0.42, 0.58)  # of the frame's side along the motion, over the whole time a group is shown
 GROWTH = (2.2, 3.0)  # largest size over smallest, of things that come closer or go away
+
+
+class Look(Protocol):
+    """Where pictures of things come from, if not from the world's own drawings."""
+
+    def sprite(self, group: Group, pixels: int, rng: random.Random) -> Image.Image:
+        """A picture of one thing of a group, RGBA, square, of about `pixels` a side."""
+        ...
+
+    def ground(self, scene: Scene, width: int, height: int, rng: random.Random) -> np.ndarray:
+        """What is behind the things: (height, width, 3) uint8."""
+        ...
+
+
+class _Drawn:
+    """The world's own look."""
+
+    def sprite(self, group: Group, pixels: int, rng: random.Random) -> Image.Image:  # noqa: ARG002
+        if group.colour is None:
+            raise OptionError(f"the world does not draw a photograph of {group.thing!r}")
+        return sprite(group.thing, group.colour, pixels)
+
+    def ground(self, scene: Scene, width: int, height: int, rng: random.Random) -> np.ndarray:
+        return ground(scene, width, height, rng)
+
+
+DRAWN: Look = _Drawn()
 
 
 @dataclass(frozen=True)
@@ -52,17 +80,19 @@ def render_frames(
     *,
     num_frames: int | None = None,
     times: Sequence[float] | None = None,
+    look: Look = DRAWN,
 ) -> np.ndarray:
     """Frames of a scene: (T, H, W, 3) uint8 RGB.
 
     `size` is a side in pixels or (width, height). `times` are moments in [0, 1) of the clip;
-    without them `num_frames` moments (8; 1 of a picture) at the starts of equal parts. Raises
-    OptionError for a scene without a picture and for times outside of [0, 1).
+    without them `num_frames` moments (8; 1 of a picture) at the starts of equal parts. `look` says
+    where the pictures of things and grounds come from. Raises OptionError for a scene without a
+    picture and for times outside of [0, 1).
     """
     width, height, moments = _checked(scene, size, num_frames, times)
     rng = random.Random(f"draw/{scene.seed}")
-    tracks = _tracks(scene, width, height, rng)
-    behind = Image.fromarray(ground(scene, width, height, rng))
+    tracks = _tracks(scene, width, height, rng, look)
+    behind = Image.fromarray(look.ground(scene, width, height, rng))
     blur = rng.uniform(0.3, 0.7) * width / 64 if rng.random() < 0.3 else 0.0
     grain = rng.uniform(1.0, 6.0) if rng.random() < 0.5 else 0.0
 
@@ -92,6 +122,7 @@ def render_masks(
     *,
     num_frames: int | None = None,
     times: Sequence[float] | None = None,
+    look: Look = DRAWN,
 ) -> np.ndarray:
     """Where the things of a scene are: (T, G, H, W) uint8 coverage for each of its G groups, 255 =
     covered.
@@ -99,7 +130,7 @@ def render_masks(
     Arguments as for `render_frames`, whose frames these masks belong to.
     """
     width, height, moments = _checked(scene, size, num_frames, times)
-    tracks = _tracks(scene, width, height, random.Random(f"draw/{scene.seed}"))
+    tracks = _tracks(scene, width, height, random.Random(f"draw/{scene.seed}"), look)
     masks = np.zeros((len(moments), len(tracks), height, width), np.uint8)
     for index, time in enumerate(moments):
         layers = [Image.new("L", (width, height)) for _ in tracks]
@@ -137,21 +168,22 @@ def _things_at(tracks: Sequence[_Track], time: float) -> Iterator[tuple[int, int
                 yield number, round(x - side / 2), round(y - side / 2), side
 
 
-def _tracks(scene: Scene, width: int, height: int, rng: random.Random) -> list[_Track]:
+def _tracks(scene: Scene, width: int, height: int, rng: random.Random, look: Look) -> list[_Track]:
     if scene.relation == "beside":
         a, b = scene.groups
         left, right = _column(a.count), _column(b.count)
         apart = rng.uniform(0.56, 0.75)
         offsets = [[(x - apart, y) for x, y in left], [(x + apart, y) for x, y in right]]
         path = _path(a.motion, offsets[0] + offsets[1], width, height, rng)
-        return [_track(g, o, path, (0.0, 1.0), rng) for g, o in zip((a, b), offsets, strict=True)]
+        return [
+            _track(g, o, path, (0.0, 1.0), rng, look) for g, o in zip((a, b), offsets, strict=True)
+        ]
     spans = [(0.0, 1.0)] if len(scene.groups) == 1 else [(0.0, 0.5), (0.5, 1.0)]
     tracks = []
     for group, span in zip(scene.groups, spans, strict=True):
         offsets = _cluster(group.count, rng)
-        tracks.append(
-            _track(group, offsets, _path(group.motion, offsets, width, height, rng), span, rng)
-        )
+        path = _path(group.motion, offsets, width, height, rng)
+        tracks.append(_track(group, offsets, path, span, rng, look))
     return tracks
 
 
@@ -220,12 +252,13 @@ def _track(
     path: _Path,
     span: tuple[float, float],
     rng: random.Random,
+    look: Look,
 ) -> _Track:
     """A group on its path, in a picture that is flipped, turned, stretched and tinted a little."""
     side = math.ceil(max(path.size) * 1.5)
     detail = next((p for p in (128, 256) if p >= side), 512)
-    picture = sprite(group.thing, group.colour, detail)
-    if side < detail:
+    picture = look.sprite(group, detail, rng)
+    if side < picture.width:
         picture = picture.resize((side, side), Image.Resampling.BILINEAR, reducing_gap=2)
     if rng.random() < 0.5:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)

@@ -18,7 +18,8 @@ COLOUR_DISTANCE = 105.0  # least distance from every body colour, in RGB, of 441
 
 def ground(scene: Scene, width: int, height: int, rng: random.Random) -> np.ndarray:
     """A background (H, W, 3) uint8, far from every body colour."""
-    bodies = np.array([COLOURS[group.colour] for group in scene.groups], np.float32)
+    colours = [COLOURS[group.colour] for group in scene.groups if group.colour is not None]
+    bodies = np.array(colours, np.float32).reshape(-1, 3)
     first = _ground_colour(bodies, rng)
     second = _second_colour(first, bodies, rng)
     pattern = rng.choice(("plain", "gradient", "gradient", "noise", "noise", "stripes", "floor"))
@@ -57,7 +58,7 @@ def _ground_colour(bodies: np.ndarray, rng: random.Random) -> np.ndarray:
         colour = np.array(
             [value * (1 - tint * (top - s) / (top - low + 1e-9)) for s in shares], np.float32
         )
-        if np.linalg.norm(bodies - colour, axis=1).min() >= COLOUR_DISTANCE:
+        if np.linalg.norm(bodies - colour, axis=1).min(initial=np.inf) >= COLOUR_DISTANCE:
             return colour
 
 
@@ -66,6 +67,6 @@ def _second_colour(first: np.ndarray, bodies: np.ndarray, rng: random.Random) ->
     for step in (rng.uniform(20, 60), rng.uniform(15, 30), 10.0):
         for sign in rng.sample((-1, 1), 2):
             second = np.clip(first + sign * step, 20, 250)
-            if np.linalg.norm(bodies - second, axis=1).min() >= COLOUR_DISTANCE:
+            if np.linalg.norm(bodies - second, axis=1).min(initial=np.inf) >= COLOUR_DISTANCE:
                 return second
     return first

@@ -9,9 +9,17 @@ import random
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from video_llama.data.world.answers import NO_PICTURE, NO_SOUND, QA, Language, score, words_in
+from video_llama.data.world.answers import (
+    NO_COLOUR,
+    NO_PICTURE,
+    NO_SOUND,
+    QA,
+    Language,
+    score,
+    words_in,
+)
 from video_llama.data.world.scene import Group, Scene
-from video_llama.data.world.things import COUNTS, SOUNDING, THINGS
+from video_llama.data.world.things import AUDIBLE, COUNTS, NAMED, SOUNDING, THINGS
 from video_llama.data.world.wording import Chinese, English
 from video_llama.errors import OptionError
 
@@ -75,6 +83,8 @@ def questions(
 
 
 def _possible(kind: str, scene: Scene) -> bool:
+    if kind in ("count", "motion") and any(NAMED[name].scenery for name in scene.things):
+        return False
     relation = {"order": "then", "place": "beside"}.get(kind)
     return relation is None or (bool(scene.groups) and scene.relation == relation)
 
@@ -141,7 +151,9 @@ def _about_group(
 
 
 def _colour(scene: Scene, words: Words, rng: random.Random) -> _Reply:
-    return _about_group(scene, words, rng, words.has_colour, lambda g: g.colour, "colour")
+    return _about_group(
+        scene, words, rng, words.has_colour, lambda g: g.colour or NO_COLOUR, "colour"
+    )
 
 
 def _count(scene: Scene, words: Words, rng: random.Random) -> _Reply:
@@ -187,18 +199,20 @@ def _presence(scene: Scene, words: Words, rng: random.Random) -> _Reply:
         return _Reply(words.is_present(group), ("yes",), ("yesno",), asked=group.thing)
     # What is heard and not seen is the hardest to deny.
     heard = scene.sound if scene.sound not in scene.things else None
-    absent = [name for name in THINGS if name not in scene.things]
+    known = THINGS if scene.all_drawn else NAMED
+    absent = [name for name in known if name not in scene.things]
     name = heard if heard and rng.random() < 0.3 else rng.choice(absent)
     return _Reply(words.is_absent(name), ("no",), ("yesno",), asked=name)
 
 
 def _audible(scene: Scene, words: Words, rng: random.Random) -> _Reply:
+    known = SOUNDING if scene.all_drawn else AUDIBLE
     if scene.sound is None:
-        name = rng.choice([n for n in scene.things if n in SOUNDING] or SOUNDING)
+        name = rng.choice([n for n in scene.things if n in known] or known)
         return _Reply(words.no_sound_heard, ("no",), ("yesno",), asked=name)
     if rng.random() < 0.5:
         return _Reply(words.is_audible(scene.sound), ("yes",), ("yesno",), asked=scene.sound)
-    silent = [name for name in SOUNDING if name != scene.sound]
+    silent = [name for name in known if name != scene.sound]
     shown = [name for name in silent if name in scene.things]
     name = rng.choice(shown) if shown and rng.random() < 0.5 else rng.choice(silent)
     return _Reply(words.is_inaudible(name), ("no",), ("yesno",), asked=name)
@@ -211,7 +225,7 @@ def _describe(scene: Scene, words: Words, rng: random.Random) -> _Reply:  # noqa
     expected: list[str] = []
     for index, group in enumerate(scene.groups):
         number = [COUNTS[group.count - 1]] if group.count > 1 else []
-        expected += [*number, group.colour, group.thing]
+        expected += [*number, *([group.colour] if group.colour else []), group.thing]
         said_now = scene.relation == "then" or index == len(scene.groups) - 1
         expected += [group.motion] if said_now and scene.kind == "video" else []
     classes = ("thing", "colour", "several", "missing")

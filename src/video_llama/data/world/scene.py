@@ -9,13 +9,23 @@ on `scene_from_seed(HELD_OUT_SEED + n)` was never rendered in training.
 """
 
 import random
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from video_llama.data.world.things import COLOURS, KINDS, MOTIONS, RELATIONS, SOUNDING, THINGS
+from video_llama.data.world.things import (
+    AUDIBLE,
+    COLOURS,
+    KINDS,
+    MOTIONS,
+    NAMED,
+    PHOTOGRAPHED,
+    RELATIONS,
+    SOUNDING,
+    THINGS,
+)
 from video_llama.errors import OptionError
 
 HELD_OUT_SEED = 1_000_000  # training uses seeds below it, held-out evaluation seeds from it on
@@ -34,17 +44,26 @@ MAX_COUNT_BESIDE = 2  # things of a group in one half of the frame
 
 @dataclass(frozen=True)
 class Group:
-    """One to four equal things that move together."""
+    """One to four equal things that move together.
+
+    A drawn thing has a colour. Without one (None) it is a thing of a photograph, which the world
+    does not draw itself: see `draw.Look`.
+    """
 
     thing: str
-    colour: str
+    colour: str | None
     count: int = 1
     motion: str = "still"
 
     def __post_init__(self) -> None:
-        _require("thing", self.thing, THINGS)
-        _require("colour", self.colour, COLOURS)
+        if self.colour is None:
+            _require("thing", self.thing, PHOTOGRAPHED)
+        else:
+            _require("thing", self.thing, THINGS)
+            _require("colour", self.colour, COLOURS)
         _require("count", self.count, COUNT_WEIGHTS)
+        if self.count > 1 and NAMED[self.thing].scenery:
+            raise OptionError(f"{self.thing!r} fills the picture: there are never {self.count}")
         _require("motion", self.motion, MOTIONS)
 
 
@@ -67,7 +86,7 @@ class Scene:
     def __post_init__(self) -> None:
         _require("relation", self.relation, RELATIONS)
         if self.sound is not None:
-            _require("sound", self.sound, SOUNDING)
+            _require("sound", self.sound, AUDIBLE)
         if not self.groups and self.sound is None:
             raise OptionError("a scene needs something to show or something to hear; got neither")
         if self.groups and len(self.groups) != (1 if self.relation == "alone" else 2):
@@ -101,6 +120,12 @@ class Scene:
         return "video" if self.seconds > 0 else "image"
 
     @property
+    def all_drawn(self) -> bool:
+        """Whether all that is seen and heard is the world's own."""
+        drawn = all(group.colour is not None for group in self.groups)
+        return drawn and self.sound in (None, *SOUNDING)
+
+    @property
     def sound_matches(self) -> bool | None:
         """Whether the sound belongs to something shown; None if a picture or a sound is missing."""
         if self.sound is None or not self.groups:
@@ -129,20 +154,23 @@ def sample_scene(
     count_weights: Mapping[int, float] | None = None,
     motion_weights: Mapping[str, float] | None = None,
     sound_weights: Mapping[str, float] | None = None,
+    photographs: float = 0.0,
+    audible: Sequence[str] = SOUNDING,
 ) -> Scene:
     """Draw a scene of a kind; the same state of `rng` gives the same scene.
 
     A picture ("image") does not move and has no sound; a sound ("audio") has no picture.
     `sound_weights` has the keys "none", "match" (something shown is heard) and "other" (something
-    else is heard). A weight of 0, or a missing key, excludes a case. Raises OptionError for an
-    unknown kind or case.
+    else is heard). A weight of 0, or a missing key, excludes a case. `photographs` is the share of
+    things that are photographed instead of drawn, `audible` what may be heard. Raises OptionError
+    for an unknown kind or case.
     """
     _require("kind", kind, KINDS)
     if isinstance(rng, np.random.Generator):
         rng = random.Random(int(rng.integers(2**62)))
     seed = rng.getrandbits(62)
     if kind == "audio":
-        return Scene((), sound=rng.choice(SOUNDING), seconds=seconds, seed=seed)
+        return Scene((), sound=rng.choice(audible), seconds=seconds, seed=seed)
 
     relations = _weights("relation", relation_weights, RELATION_WEIGHTS)
     motions = _weights("motion", motion_weights, MOTION_WEIGHTS)
@@ -154,28 +182,50 @@ def sample_scene(
     relation = _draw(rng, relations)
     heard = _draw(rng, _weights("sound", sound_weights, SOUND_WEIGHTS))
 
-    names = rng.sample(list(THINGS), 1 if relation == "alone" else 2)
+    names = _sample_names(rng, 1 if relation == "alone" else 2, photographs)
     sound = None
     if heard == "match":
-        sound = rng.choice([name for name in SOUNDING if name not in names])
+        shown = NAMED if photographs else THINGS
+        sound = rng.choice([name for name in audible if name in shown and name not in names])
         names[rng.randrange(len(names))] = sound
     elif heard == "other":
-        sound = rng.choice([name for name in SOUNDING if name not in names])
+        sound = rng.choice([name for name in audible if name not in names])
 
     counts = dict(_weights("count", count_weights, COUNT_WEIGHTS))
+    scenery = [name for name in names if NAMED[name].scenery]
+    if scenery:  # fills the picture, and does not move
+        names, relation, counts, motions = scenery[:1], "alone", {1: 1.0}, {"still": 1.0}
     if relation == "beside":
         counts = {n: w for n, w in counts.items() if n <= MAX_COUNT_BESIDE} or {1: 1.0}
     together = _draw(rng, motions)
     groups = tuple(
         Group(
             thing=name,
-            colour=rng.choice(list(COLOURS)),
+            colour=_sample_colour(rng, name, photographs),
             count=_draw(rng, counts),
             motion=_draw(rng, motions) if relation == "then" else together,
         )
         for name in names
     )
     return Scene(groups, relation, sound, seconds, seed)
+
+
+def _sample_names(rng: random.Random, count: int, photographs: float) -> list[str]:
+    if not photographs:
+        return rng.sample(list(THINGS), count)
+    names: list[str] = []
+    while len(names) < count:
+        name = rng.choice(list(PHOTOGRAPHED if rng.random() < photographs else THINGS))
+        names += [name] if name not in names else []
+    return names
+
+
+def _sample_colour(rng: random.Random, name: str, photographs: float) -> str | None:
+    """None for a thing that is photographed."""
+    drawn = name in THINGS
+    if photographs and name in PHOTOGRAPHED and not (drawn and rng.random() >= photographs):
+        return None
+    return rng.choice(list(COLOURS))
 
 
 def scene_from_seed(seed: int, kind: Kind = "video", *, seconds: float = 4.0) -> Scene:

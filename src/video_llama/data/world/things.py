@@ -2,8 +2,11 @@
 and Chinese.
 
 It is small and closed on purpose: a language model of a few million parameters has to learn all of
-it, and a scorer has to recognise every word. No Chinese word of a class is a part of another of the
-same class, so that words can be found in running text, which Chinese does not divide.
+it, and a scorer has to recognise every word. Where a word is a part of another (sea, sea horse),
+the longer one is looked for first.
+
+`THINGS` are those the world can draw. `PHOTOGRAPHED` are those a builder of training material may
+have photographs of; some things are both. The world itself never shows a photograph.
 """
 
 from dataclasses import dataclass
@@ -14,7 +17,8 @@ class Thing:
     """Something that can be shown, and heard if it has a `sound`.
 
     `measure` is the Chinese measure word (一只狗), `sound` the English participle ("a dog barking")
-    and `sound_zh` what follows 在 in Chinese (狗在叫); both are empty for silent things.
+    and `sound_zh` what follows 在 in Chinese (狗在叫); both are empty for silent things. `scenery`
+    fills a picture (the sea, rain): there are never two of it, nor another thing beside it.
     """
 
     name: str
@@ -23,6 +27,13 @@ class Thing:
     measure: str
     sound: str = ""
     sound_zh: str = ""
+    article: str = "a"
+    scenery: bool = False
+
+    @property
+    def named(self) -> str:
+        """With its article: "a dog", "an airplane", "the sea", "rain"."""
+        return f"{self.article} {self.name}".strip()
 
 
 _SOUNDING = (
@@ -49,9 +60,81 @@ _SILENT = (
     Thing("house", "houses", "房子", "座"),
 )
 
+_PHOTOGRAPHED = (
+    Thing("cow", "cows", "牛", "头", "mooing", "叫"),
+    Thing("helicopter", "helicopters", "直升机", "架", "flying", "飞"),
+    Thing("lion", "lions", "狮子", "只", "roaring", "吼"),
+    Thing("monkey", "monkeys", "猴子", "只", "calling", "叫"),
+    Thing("rooster", "roosters", "公鸡", "只", "crowing", "打鸣"),
+    Thing("sheep", "sheep", "羊", "只", "bleating", "叫"),
+    Thing("person", "people", "人", "个", "speaking", "说话"),
+    Thing("rain", "rain", "雨", "场", "falling", "下", article="", scenery=True),
+    Thing("sea", "sea", "大海", "片", "rolling", "翻滚", article="the", scenery=True),
+    Thing("accordion", "accordions", "手风琴", "架", article="an"),
+    Thing("airplane", "airplanes", "飞机", "架", article="an"),
+    Thing("ant", "ants", "蚂蚁", "只", article="an"),
+    Thing("butterfly", "butterflies", "蝴蝶", "只"),
+    Thing("bus", "buses", "公交车", "辆"),
+    Thing("camera", "cameras", "相机", "台"),
+    Thing("ceiling fan", "ceiling fans", "吊扇", "台"),
+    Thing("chair", "chairs", "椅子", "把"),
+    Thing("chandelier", "chandeliers", "吊灯", "盏"),
+    Thing("cloudy sky", "cloudy skies", "阴天", "片", scenery=True),
+    Thing("crab", "crabs", "螃蟹", "只"),
+    Thing("crocodile", "crocodiles", "鳄鱼", "条"),
+    Thing("cup", "cups", "杯子", "个"),
+    Thing("deer", "deer", "鹿", "只"),
+    Thing("dolphin", "dolphins", "海豚", "只"),
+    Thing("dragonfly", "dragonflies", "蜻蜓", "只"),
+    Thing("elephant", "elephants", "大象", "头", article="an"),
+    Thing("fish", "fish", "鱼", "条"),
+    Thing("flower", "flowers", "花", "朵"),
+    Thing("gramophone", "gramophones", "留声机", "台"),
+    Thing("guitar", "guitars", "吉他", "把"),
+    Thing("hedgehog", "hedgehogs", "刺猬", "只"),
+    Thing("horse", "horses", "马", "匹"),
+    Thing("kangaroo", "kangaroos", "袋鼠", "只"),
+    Thing("lamp", "lamps", "台灯", "盏"),
+    Thing("laptop", "laptops", "电脑", "台"),
+    Thing("leopard", "leopards", "豹子", "只"),
+    Thing("lobster", "lobsters", "龙虾", "只"),
+    Thing("motorbike", "motorbikes", "摩托车", "辆"),
+    Thing("octopus", "octopuses", "章鱼", "只", article="an"),
+    Thing("panda", "pandas", "熊猫", "只"),
+    Thing("piano", "pianos", "钢琴", "架"),
+    Thing("pig", "pigs", "猪", "头"),
+    Thing("pizza", "pizzas", "披萨", "个"),
+    Thing("pyramid", "pyramids", "金字塔", "座"),
+    Thing("rhino", "rhinos", "犀牛", "头"),
+    Thing("saxophone", "saxophones", "萨克斯", "支"),
+    Thing("scorpion", "scorpions", "蝎子", "只"),
+    Thing("sea horse", "sea horses", "海马", "只"),
+    Thing("ship", "ships", "船", "艘"),
+    Thing("starfish", "starfish", "海星", "只"),
+    Thing("stop sign", "stop signs", "停车标志", "个"),
+    Thing("strawberry", "strawberries", "草莓", "个"),
+    Thing("sunny sky", "sunny skies", "晴天", "片", scenery=True),
+    Thing("sunrise", "sunrises", "日出", "场", scenery=True),
+    Thing("tractor", "tractors", "拖拉机", "辆"),
+    Thing("truck", "trucks", "卡车", "辆"),
+    Thing("umbrella", "umbrellas", "雨伞", "把", article="an"),
+    Thing("wheelchair", "wheelchairs", "轮椅", "把"),
+)
+
+# Drawn things of which there are photographs too.
+_DRAWN_AND_PHOTOGRAPHED = (
+    *("dog", "cat", "bird", "car", "train", "clock", "phone", "frog", "ball", "tree"),
+)
+
 THINGS: dict[str, Thing] = {thing.name: thing for thing in _SOUNDING + _SILENT}
 SOUNDING: tuple[str, ...] = tuple(thing.name for thing in _SOUNDING)
 SILENT: tuple[str, ...] = tuple(thing.name for thing in _SILENT)
+PHOTOGRAPHED: dict[str, Thing] = {
+    **{name: THINGS[name] for name in _DRAWN_AND_PHOTOGRAPHED},
+    **{thing.name: thing for thing in _PHOTOGRAPHED},
+}
+NAMED: dict[str, Thing] = THINGS | PHOTOGRAPHED  # everything there is a word for
+AUDIBLE: tuple[str, ...] = tuple(name for name, thing in NAMED.items() if thing.sound)
 
 COLOURS: dict[str, tuple[int, int, int]] = {  # red, green, blue of the body, 0..255
     "red": (214, 38, 38),

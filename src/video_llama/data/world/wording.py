@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from video_llama.data.world.phrasings import CHINESE, ENGLISH
 from video_llama.data.world.scene import Group, Scene
-from video_llama.data.world.things import COLOURS_ZH, COUNTS, COUNTS_ZH, MOTION_WORDS, THINGS
+from video_llama.data.world.things import COLOURS_ZH, COUNTS, COUNTS_ZH, MOTION_WORDS, NAMED
 
 
 class English:
@@ -27,10 +27,10 @@ class English:
 
     def slots(self, name: str, count: int) -> dict[str, str]:
         """What a phrasing's braces stand for, for `count` of a thing."""
-        thing, one = THINGS[name], count == 1
+        thing, one = NAMED[name], count == 1
         return {
-            "a": f"a {name}",
-            "the": f"the {name if one else thing.plural}",
+            "a": thing.named,
+            "the": f"the {name if one else thing.plural}" if thing.article else name,
             "plural": thing.plural,
             "is": "is" if one else "are",
             "does": "does" if one else "do",
@@ -40,9 +40,12 @@ class English:
 
     def some(self, group: Group, coloured: bool = False) -> str:
         """Example: "a dog", "two red dogs"."""
-        words = [COUNTS[group.count - 1], group.colour if coloured else "", self._noun(group)]
+        colour = (coloured and group.colour) or ""
+        words = [COUNTS[group.count - 1], colour, self._noun(group)]
         if group.count == 1:
-            words[0] = "an" if coloured and group.colour == "orange" else "a"
+            words[0] = NAMED[group.thing].article
+            if colour:
+                words[0] = "an" if colour == "orange" else "a"
         return " ".join(filter(None, words))
 
     def every(self, groups: Sequence[Group], coloured: bool = False) -> str:
@@ -51,7 +54,7 @@ class English:
 
     def noise(self, name: str) -> str:
         """Example: "a dog barking"."""
-        return f"a {name} {THINGS[name].sound}"
+        return f"{NAMED[name].named} {NAMED[name].sound}"
 
     def is_seen(self, groups: Sequence[Group]) -> str:
         """The answer to what is to be seen."""
@@ -59,7 +62,9 @@ class English:
 
     def has_colour(self, group: Group) -> str:
         """The answer to a question about a colour."""
-        return f"The {self._noun(group)} {self._be(group)} {group.colour}."
+        if group.colour is None:
+            return f"I cannot tell the colour of {self._the(group)}."
+        return f"{self._the(group, True)} {self._be(group)} {group.colour}."
 
     def has_count(self, group: Group) -> str:
         """The answer to how many there are."""
@@ -67,11 +72,11 @@ class English:
 
     def moves(self, group: Group) -> str:
         """The answer to how something moves."""
-        return f"The {self._noun(group)} {self._motion(group.motion, group.count)}."
+        return f"{self._the(group, True)} {self._motion(group.motion, group.count)}."
 
     def is_at(self, group: Group, side: str) -> str:
         """The answer to what is on a side."""
-        return f"The {self._noun(group)} {self._be(group)} on the {side}."
+        return f"{self._the(group, True)} {self._be(group)} on the {side}."
 
     def in_order(self, first: Group, then: Group) -> str:
         """The answer to what comes first."""
@@ -83,7 +88,7 @@ class English:
 
     def does_not_match(self, groups: Sequence[Group], sound: str) -> str:
         """The answer to whether sound and picture match, if they do not."""
-        return f"No, I see {self.every(groups)} but I hear a {sound}."
+        return f"No, I see {self.every(groups)} but I hear {NAMED[sound].named}."
 
     def is_present(self, group: Group) -> str:
         """The answer to whether something is to be seen, if it is."""
@@ -95,7 +100,7 @@ class English:
 
     def is_audible(self, name: str) -> str:
         """The answer to whether something is to be heard, if it is."""
-        return f"Yes, I hear a {name}."
+        return f"Yes, I hear {NAMED[name].named}."
 
     def is_inaudible(self, name: str) -> str:
         """The answer to whether something is to be heard, if it is not."""
@@ -126,7 +131,13 @@ class English:
 
     @staticmethod
     def _noun(group: Group) -> str:
-        return group.thing if group.count == 1 else THINGS[group.thing].plural
+        return group.thing if group.count == 1 else NAMED[group.thing].plural
+
+    @classmethod
+    def _the(cls, group: Group, first: bool = False) -> str:
+        article = "the " if NAMED[group.thing].article else ""
+        text = f"{article}{cls._noun(group)}"
+        return text[0].upper() + text[1:] if first else text
 
     @staticmethod
     def _be(group: Group) -> str:
@@ -152,12 +163,12 @@ class Chinese:
 
     def slots(self, name: str, count: int) -> dict[str, str]:  # noqa: ARG002 (Chinese has no plural)
         """What a phrasing's braces stand for."""
-        return {"the": THINGS[name].chinese, "measure": THINGS[name].measure}
+        return {"the": NAMED[name].chinese, "measure": NAMED[name].measure}
 
     def some(self, group: Group, coloured: bool = False) -> str:
         """Example: "一只狗", "两只红色的狗"."""
-        thing = THINGS[group.thing]
-        colour = f"{COLOURS_ZH[group.colour]}的" if coloured else ""
+        thing = NAMED[group.thing]
+        colour = f"{COLOURS_ZH[group.colour]}的" if coloured and group.colour else ""
         return f"{COUNTS_ZH[group.count - 1]}{thing.measure}{colour}{thing.chinese}"
 
     def every(self, groups: Sequence[Group], coloured: bool = False) -> str:
@@ -166,7 +177,7 @@ class Chinese:
 
     def noise(self, name: str) -> str:
         """Example: "狗在叫"."""
-        return f"{THINGS[name].chinese}在{THINGS[name].sound_zh}"
+        return f"{NAMED[name].chinese}在{NAMED[name].sound_zh}"
 
     def is_seen(self, groups: Sequence[Group]) -> str:
         """The answer to what is to be seen."""
@@ -174,7 +185,9 @@ class Chinese:
 
     def has_colour(self, group: Group) -> str:
         """The answer to a question about a colour."""
-        return f"{THINGS[group.thing].chinese}是{COLOURS_ZH[group.colour]}的。"
+        if group.colour is None:
+            return f"我说不出颜色：{NAMED[group.thing].chinese}。"
+        return f"{NAMED[group.thing].chinese}是{COLOURS_ZH[group.colour]}的。"
 
     def has_count(self, group: Group) -> str:
         """The answer to how many there are."""
@@ -182,11 +195,11 @@ class Chinese:
 
     def moves(self, group: Group) -> str:
         """The answer to how something moves."""
-        return f"{THINGS[group.thing].chinese}{MOTION_WORDS[group.motion].chinese}。"
+        return f"{NAMED[group.thing].chinese}{MOTION_WORDS[group.motion].chinese}。"
 
     def is_at(self, group: Group, side: str) -> str:
         """The answer to what is on a side."""
-        return f"{self.sides[side]}是{THINGS[group.thing].chinese}。"
+        return f"{self.sides[side]}是{NAMED[group.thing].chinese}。"
 
     def in_order(self, first: Group, then: Group) -> str:
         """The answer to what comes first."""
@@ -198,7 +211,7 @@ class Chinese:
 
     def does_not_match(self, groups: Sequence[Group], sound: str) -> str:
         """The answer to whether sound and picture match, if they do not."""
-        return f"不，我看到{self.every(groups)}，但是听到{THINGS[sound].chinese}。"
+        return f"不，我看到{self.every(groups)}，但是听到{NAMED[sound].chinese}。"
 
     def is_present(self, group: Group) -> str:
         """The answer to whether something is to be seen, if it is."""
@@ -206,15 +219,15 @@ class Chinese:
 
     def is_absent(self, name: str) -> str:
         """The answer to whether something is to be seen, if it is not."""
-        return f"不，没有{THINGS[name].chinese}。"
+        return f"不，没有{NAMED[name].chinese}。"
 
     def is_audible(self, name: str) -> str:
         """The answer to whether something is to be heard, if it is."""
-        return f"是的，我听到{THINGS[name].chinese}。"
+        return f"是的，我听到{NAMED[name].chinese}。"
 
     def is_inaudible(self, name: str) -> str:
         """The answer to whether something is to be heard, if it is not."""
-        return f"不，我没有听到{THINGS[name].chinese}。"
+        return f"不，我没有听到{NAMED[name].chinese}。"
 
     def seen_and_heard(self, groups: Sequence[Group], sound: str | None) -> str:
         """The answer to what is to be seen and heard; either may be missing."""
