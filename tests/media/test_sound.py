@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import soundfile
 from make import Film, Tone, sine, write
 
 from video_llama.errors import CorruptMediaError
@@ -199,3 +200,15 @@ def test_values_that_are_no_numbers_become_silence() -> None:
 def test_probe_decodes_no_sound() -> None:
     info = probe(damage(write(Film(tones=(Tone(),))), every=1))
     assert info.audio.codec == "aac"
+
+
+@pytest.mark.parametrize("samples", [24_000, 16_001, 44_100])
+def test_an_ogg_file_cut_within_its_last_packet(samples: int) -> None:
+    # libsndfile ends such a file before its last packet begins: the packet's length is negative.
+    file = io.BytesIO()
+    tone = sine(440.0, samples / RATE, RATE)
+    soundfile.write(file, tone, RATE, format="OGG", subtype="VORBIS")
+    clip = load_media(file.getvalue())
+    assert clip.info.duration == pytest.approx(samples / RATE, abs=0.05)
+    assert clip.sound.shape[1] == pytest.approx(samples, abs=600)
+    assert probe(file.getvalue()).duration == pytest.approx(samples / RATE, abs=0.05)

@@ -40,12 +40,18 @@ class _Extent:
         if packet.pts is None or not packet.size:
             return
         start = packet.pts * self._seconds_per_tick
-        end = start + (packet.duration or 0) * self._seconds_per_tick
+        end = start + _length(packet) * self._seconds_per_tick
         if self.start is None or self.end is None:
             # Below 0 lies what an encoder put in front, to be dropped.
             self.start, self.end = max(start, 0.0), end
         elif end > self.end:
             self.end = end
+
+
+def _length(packet: Packet) -> int:
+    """Ticks of a packet; what the end of an Ogg file cuts has a negative length, as unsigned."""
+    ticks = packet.duration or 0
+    return ticks - 2**32 if 2**31 <= ticks < 2**32 else ticks
 
 
 @dataclass
