@@ -123,6 +123,11 @@ class Container:
         trace: TracebackType | None,
     ) -> None:
         self.av.close()
+        # PyAV's container holds a method of this one. Without that circle decoders and their
+        # threads end here, not whenever the garbage collector comes by: in a forked process, where
+        # there are no threads to end, it would wait for them for ever.
+        del self.av
+        self.video = self.audio = self.cover = None
 
     def _open(self) -> InputContainer:
         self.source.seek(0)
