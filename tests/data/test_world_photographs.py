@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from video_llama.data.world.draw import DRAWN, render_frames, render_masks
+from video_llama.data.world.photographs import PhotographLook, cut_out, pictured, recorded
 from video_llama.data.world.questions import questions, score
 from video_llama.data.world.scene import Group, Scene, sample_scene
 from video_llama.data.world.things import AUDIBLE, NAMED, PHOTOGRAPHED, SOUNDING, THINGS
@@ -136,3 +137,44 @@ def test_a_look_from_outside_moves_as_drawings_do():
 def test_the_world_draws_no_photographs_itself():
     with pytest.raises(OptionError, match="horse"):
         render_frames(HORSES, 64)
+
+
+def test_labels_have_names_or_none():
+    assert pictured("cellphone") == "phone"
+    assert pictured("horse") == "horse"
+    assert pictured("stapler") is None
+    assert recorded("speech") == "person"
+    assert recorded("fire") is None
+    assert recorded("bell") is None  # the world's own
+
+
+def test_a_thing_is_cut_out_of_a_plain_ground() -> None:
+    pixels = np.full((72, 72, 3), 240, np.uint8)
+    pixels[20:50, 15:60] = (40, 90, 30)
+    alpha = np.asarray(cut_out(Image.fromarray(pixels), random.Random(0)).getchannel("A"))
+    assert alpha[35, 40] > 200
+    assert alpha[5, 5] == 0
+    noise = np.random.default_rng(0).integers(0, 255, (72, 72, 3), np.uint8)
+    oval = np.asarray(cut_out(Image.fromarray(noise), random.Random(0)).getchannel("A"))
+    assert oval[36, 36] == 255
+    assert oval[0, 0] == 0
+
+
+def test_photographs_move_over_photographed_grounds():
+    noise = np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)
+    asked = []
+
+    def draw(name, rng):
+        asked.append(name)
+        return Image.fromarray(noise)
+
+    look = PhotographLook(draw, ["horse", "sea"])
+    grounds = []
+    for seed in range(8):
+        scene = Scene((Group("horse", None, 1, "right"),), seed=seed)
+        frames = render_frames(scene, 64, look=look)
+        again = render_frames(scene, 64, look=look)
+        assert (frames == again).all()
+        grounds.append(frames[0, :4].astype(float).std())
+    assert set(asked) == {"horse", "sea"}
+    assert max(grounds) > 5
