@@ -10,7 +10,7 @@ Shapes: L tokens, T frames, S side of a frame, C clips, M mel bins, F mel frames
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 
@@ -23,7 +23,7 @@ from video_llama.data.medium import (
     read_medium,
 )
 from video_llama.data.mixture import Draw
-from video_llama.data.sample import Sample
+from video_llama.data.sample import Rows, Sample
 from video_llama.errors import DataError, MediaError, OptionError, PromptError
 from video_llama.media.limits import Limits
 from video_llama.processing.captions import (
@@ -40,21 +40,6 @@ from video_llama.processing.tokens import IGNORE_INDEX, TokenizedPrompt
 
 Branch = Literal["vision", "audio"]
 Modality = Literal["vision", "audio"]
-
-
-class Rows(Protocol):
-    """The rows of a data set; see `data.formats.open_dataset`."""
-
-    @property
-    def name(self) -> str:
-        """What it is called in messages."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Sample:
-        """One row; media are not opened. Raises DataError for a bad one."""
-        ...
 
 
 @dataclass(frozen=True)

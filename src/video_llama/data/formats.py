@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 
 from video_llama.data.captions import INSTRUCTION, open_captions
-from video_llama.data.dataset import Rows
 from video_llama.data.jsonl import open_jsonl
 from video_llama.data.llava import open_llava
+from video_llama.data.sample import Rows
 from video_llama.data.shards import SHARD_SUFFIX, open_shards
 from video_llama.data.videochat import open_videochat
 from video_llama.data.webvid import open_webvid

@@ -19,9 +19,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from video_llama.data.dataset import Rows
 from video_llama.data.formats import DatasetSpec, open_dataset
-from video_llama.data.sample import SUFFIX_KINDS, Sample, Source
+from video_llama.data.sample import SUFFIX_KINDS, Rows, Sample, Source
 from video_llama.data.shards import INDEX_SUFFIX, SHARD_SUFFIX, index_header, scan_shard
 from video_llama.errors import DataError, MediaError, MediaNotFoundError
 from video_llama.media.limits import Limits

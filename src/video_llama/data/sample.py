@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from video_llama.errors import DataError
 from video_llama.processing.conversation import PartKind
@@ -59,6 +59,21 @@ class Sample:
             if isinstance(part, dict) and part["type"] != "text"
         ]
         return [(part["type"], part[part["type"]]) for part in parts]
+
+
+class Rows(Protocol):
+    """The rows of a data set; see `data.formats.open_dataset`."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample:
+        """One row; media are not opened. Raises DataError for a bad one."""
+        ...
 
 
 def caption_sample(
