@@ -6,6 +6,7 @@ so that readers can be sent to worker processes and share nothing.
 Shape: N records.
 """
 
+import csv
 import json
 from array import array
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ import numpy as np
 from video_llama.data.sample import Sample
 from video_llama.errors import DataError
 
+MAX_LINES = 1000  # of one csv record; more are a quote that was never closed
 _WHITE = " \t\n\r"
 _DECODER = json.JSONDecoder()
 
@@ -79,34 +81,65 @@ class RecordRows:
         return self.parse(key, record)
 
 
-def line_records(path: Path, *, quoted: bool = False) -> Records:
+def line_records(path: Path) -> Records:
     """The lines of a file that are not blank.
 
-    With `quoted` a line break inside quotes ends no line, as in csv.
+    Raises:
+        DataError: the file cannot be read.
+    """
+    return _records(path, lambda _: False)
+
+
+def csv_records(path: Path) -> Records:
+    """The rows of a csv file that are not blank, its header the first; cells may hold line breaks.
 
     Raises:
         DataError: the file cannot be read, or a quote is never closed.
     """
+    return _records(path, _goes_on)
+
+
+def _records(path: Path, goes_on: Callable[[bytes], bool]) -> Records:
+    """The records of a file; `goes_on` tells of some lines whether the next belongs to them."""
     starts, ends = array("q"), array("q")
-    at = start = quotes = 0
-    blank = True
+    at = 0
+    held: list[bytes] = []  # lines of a record that goes on
     try:
         with path.open("rb") as file:
             for line in file:
-                blank = blank and not line.strip()
                 at += len(line)
-                quotes += line.count(b'"') if quoted else 0
-                if quotes % 2:
-                    continue  # inside quotes: the record goes on
-                if not blank:
-                    starts.append(start)
+                if held or goes_on(line):
+                    held.append(line)
+                    if len(held) > MAX_LINES:
+                        break
+                    # Only a line with a quote can end what a quote began.
+                    if len(held) == 1 or b'"' not in line or goes_on(b"".join(held)):
+                        continue
+                    line, held = b"".join(held), []
+                if line.strip():
+                    starts.append(at - len(line))
                     ends.append(at)
-                start, blank = at, True
     except OSError as error:
         raise unreadable(path, error) from None
-    if quotes % 2:
-        raise DataError(f"{path.name}: a quote is opened and never closed; the file may be cut off")
+    if held:
+        raise DataError(
+            f"{path.name}: a quote is opened and never closed, in row {max(len(starts) - 1, 0)} "
+            "or the header; the file may be cut off"
+        )
     return Records(path, np.asarray(starts), np.asarray(ends))
+
+
+def _goes_on(text: bytes) -> bool:
+    """Whether some lines of csv end inside quotes: the line break is part of a cell then."""
+    if b'"' not in text:
+        return False
+    # A letter behind the line break is refused, unless a cell is still open.
+    probe = text.decode("latin-1").rstrip("\r\n") + "\nx"
+    try:
+        next(csv.reader([probe]))
+    except csv.Error:
+        return False
+    return True
 
 
 def json_records(path: Path, under: str | None = None) -> Records:

@@ -11,7 +11,7 @@ import csv
 from functools import partial
 from pathlib import Path
 
-from video_llama.data.records import RecordRows, Records, line_records, unreadable
+from video_llama.data.records import RecordRows, Records, csv_records, unreadable
 from video_llama.data.sample import Sample, caption_sample, media_path, require_text
 from video_llama.errors import DataError
 
@@ -31,7 +31,7 @@ def open_webvid(name: str, path: Path, media: Path) -> RecordRows:
         DataError: it cannot be read, or has no column of ids or captions.
     """
     try:
-        records = line_records(path, quoted=True)
+        records = csv_records(path)
         header = records.read(0) if len(records) else b""
     except OSError as error:
         raise unreadable(path, error) from None
@@ -79,8 +79,7 @@ def _columns(name: str, header: list[str]) -> dict[str, int]:
 
 def _cells(key: str, record: bytes) -> list[str]:
     try:
-        text = record.decode()
-        return next(csv.reader(text.splitlines(keepends=True)), [])
+        return next(csv.reader([record.decode()]), [])
     except UnicodeDecodeError:
         raise DataError(f"{key}: not text in UTF-8") from None
     except csv.Error as error:
