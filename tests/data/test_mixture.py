@@ -137,6 +137,15 @@ def test_going_on_is_not_beginning_again():
     assert rest == whole[12:]
 
 
+def test_a_copy_draws_the_same():
+    mixture = Mixture([17, 5, 9], [1 / 3, 2 / 3, 1e-9], 8)
+    first = take(mixture, 40)
+    copy = pickle.loads(pickle.dumps(mixture))
+    assert copy.shares == mixture.shares
+    assert take(copy, 40) == first
+    assert len(pickle.dumps(Mixture([10**6], [1], 0))) < 1000
+
+
 def test_the_state_knows_other_data():
     mixture = Mixture([17, 5], [3, 1], 8)
     state = mixture.state_dict(70)

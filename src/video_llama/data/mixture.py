@@ -71,7 +71,7 @@ class Mixture:
         self.lengths = tuple(lengths)
         self.shares = whole_shares(weights)
         self.seed = seed
-        self._block = Block(-1, np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
+        self._block = NO_BLOCK
         self._rows: dict[int, tuple[int, np.ndarray]] = {}  # by data set: epoch, rows in order
 
     def draw(self, position: int) -> Draw:
@@ -133,10 +133,7 @@ class Mixture:
 
     def __getstate__(self) -> dict[str, object]:
         # Orders are made again where they are needed; a worker is not sent millions of numbers.
-        return {"lengths": self.lengths, "weights": self.shares, "seed": self.seed}
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        self.__init__(**state)  # pyrefly: ignore
+        return {**self.__dict__, "_block": NO_BLOCK, "_rows": {}}
 
 
 @dataclass(frozen=True)
@@ -150,6 +147,9 @@ class Block:
     number: int
     datasets: np.ndarray
     ranks: np.ndarray
+
+
+NO_BLOCK = Block(-1, np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
 
 
 class ShardedBatches:
