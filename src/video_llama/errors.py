@@ -10,6 +10,8 @@ VideoLlamaError                  anything a user can put right; a command prints
 ├── PromptError                  about a conversation
 │   └── PromptTooLongError       it does not fit beside the answer in the model's context
 ├── DataError                    about a row or a file of training data that cannot be used
+├── JudgeError                   a model that is to judge answers cannot be reached, or refuses
+├── TrainingError                a training run that cannot begin, or cannot go on
 ├── CheckpointError              about the files of a model: missing, mixed up, not what they seem
 └── OptionError                  a setting with a value that is not accepted
 
@@ -62,6 +64,14 @@ class PromptTooLongError(PromptError):
 
 class DataError(VideoLlamaError):
     """A row or a file of training data that cannot be used; the message names it and its fault."""
+
+
+class TrainingError(VideoLlamaError):
+    """A training run that cannot begin or go on; what was saved before stays usable."""
+
+
+class JudgeError(VideoLlamaError):
+    """The model that is to judge answers cannot be reached, or refuses; its host is named."""
 
 
 class CheckpointError(VideoLlamaError):

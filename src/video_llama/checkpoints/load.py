@@ -7,6 +7,7 @@ import torch
 from transformers import AutoConfig
 
 from video_llama.checkpoints.hub import resolve
+from video_llama.checkpoints.part import base_of, put_in, read_part, read_trained, require_base
 from video_llama.checkpoints.readers import read_header
 from video_llama.checkpoints.writer import model_files
 from video_llama.errors import CheckpointError, OptionError
@@ -33,6 +34,13 @@ def load_model(
     configuration, OptionError for a device or type that is not there.
     """
     directory = Path(directory)
+    part = read_part(directory)
+    if part is not None:
+        base = resolve(base_of(directory, part))
+        require_base(directory, part, base)
+        model = load_model(base, device=device, dtype=dtype)
+        put_in(model, read_trained(directory), part.lora_scale)
+        return model
     target = choose_device(device)
     config = read_config(directory)
     _require_weights(directory)

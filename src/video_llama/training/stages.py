@@ -6,7 +6,7 @@ stages learn from pictures alone, fed through ImageBind's vision side.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from torch import nn
 
@@ -48,6 +48,20 @@ class Stage:
     betas: tuple[float, float] = (0.9, 0.999)
 
 
+class Trains(Protocol):
+    """What says which modules train: a stage, or a recipe."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+        ...
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Prefixes of the parameters that train."""
+        ...
+
+
 def _captions(steps: int) -> WarmupCosine:
     return WarmupCosine(1e-4, 8e-5, 1e-6, warmup_steps=steps, steps_per_epoch=steps, epochs=5)
 
@@ -67,7 +81,7 @@ STAGES: dict[str, Stage] = {
 }
 
 
-def set_trainable(model: nn.Module, stage: Stage) -> list[str]:
+def set_trainable(model: nn.Module, stage: Trains) -> list[str]:
     """Freeze all of a model but a stage's modules; returns the names that train.
 
     Frozen modules are put into evaluation mode, the others into training mode.
@@ -109,7 +123,7 @@ def _decays(name: str, dimensions: int) -> bool:
     return dimensions >= 2 and not any(part in name for part in ("bias", "ln", "bn"))
 
 
-def _trained_modules(model: nn.Module, stage: Stage) -> Iterator[nn.Module]:
+def _trained_modules(model: nn.Module, stage: Trains) -> Iterator[nn.Module]:
     for name, module in model.named_modules():
         if f"{name}.".startswith(stage.modules):
             yield module

@@ -1,0 +1,96 @@
+"""Files and folders that are there whole or not at all, also after a power cut.
+
+Something is written under another name, brought to the disk, and renamed.
+"""
+
+import contextlib
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from video_llama.errors import TrainingError
+
+HALF_WRITTEN = ".writing-"  # how the other name begins
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextlib.contextmanager
+def writing(what: str, kept: str = "what was written before stays usable") -> Iterator[None]:
+    """Turn a write that fails into a message.
+
+    Raises:
+        TrainingError: names `what` could not be written, and why.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        number = getattr(error, "errno", None)
+        full = number in FULL or any(os.strerror(one) in str(error) for one in FULL)
+        reason = getattr(error, "strerror", None) or str(error)
+        hint = "make room and start again" if full else "start again once that is put right"
+        raise TrainingError(f"{what} could not be written: {reason}; {kept}, {hint}") from error
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Replace a file."""
+    other = _other_name(path)
+    try:
+        with other.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        other.replace(path)
+    except BaseException:
+        other.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to be filled, which takes the place of `path` when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    other = _other_name(path)
+    other.mkdir()
+    try:
+        yield other
+        for file in other.rglob("*"):
+            sync(file)
+        sync(other)
+        if path.exists():
+            # A folder cannot be replaced in one go; the old one is out of the way under a name
+            # that is cleaned up.
+            path.rename(_other_name(path))
+        other.rename(path)
+    except BaseException:
+        shutil.rmtree(other, ignore_errors=True)
+        raise
+    sync(path.parent)
+    remove_half_written(path.parent, path.name)
+
+
+def remove_half_written(folder: Path, name: str = "") -> None:
+    """Remove what a process that was killed left half written; of everything, or of one name."""
+    for left in folder.glob(f"{HALF_WRITTEN}{name}*"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Bring a file or folder to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _other_name(path: Path) -> Path:
+    return path.with_name(f"{HALF_WRITTEN}{path.name}-{uuid.uuid4().hex[:8]}")

@@ -1,0 +1,231 @@
+"""Checkpoints of a run: what trains, the optimizer's memory, and where the run is.
+
+    OUTPUT/checkpoints/step-00000500/trained.safetensors     by the names of the model
+    OUTPUT/checkpoints/step-00000500/optimizer.safetensors   "exp_avg NAME", "exp_avg_sq NAME", ...
+    OUTPUT/checkpoints/step-00000500/state.json              the rest, with sha256 of the others
+    OUTPUT/checkpoints/best.json                             which one validated best
+
+A checkpoint is there whole or not at all. The chance of a step (dropout) is seeded by its number,
+and frames by the sample's, so no state of a generator is kept.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from video_llama.errors import TrainingError
+from video_llama.training.atomic import new_folder, remove_half_written, write_file, writing
+
+TRAINED, OPTIMIZER, STATE, BEST = (
+    "trained.safetensors",
+    "optimizer.safetensors",
+    "state.json",
+    "best.json",
+)
+VERSION = 1
+# Settings that may differ when a run goes on: they do not change what is learnt.
+FREE = (
+    "name",
+    "output",
+    "resume",
+    "workers",
+    "timeout",
+    "logging",
+    "checkpoint",
+    "export",
+    "validation",
+    "bad_samples",
+    "cache.path",
+    "cache.batch",
+    "cache.verify",
+    "device",
+    "parallel",
+    "accumulation",
+    "model.gradient_checkpointing",
+    "model.offline",
+)
+
+
+@dataclass
+class RunState:
+    """Where a run is.
+
+    Attributes:
+        step: how many steps are done.
+        mixture: of the data; see `Mixture.state_dict`.
+        recipe: as a mapping.
+        tokens: learnt so far.
+        window: sums since the last line of metrics; see `training.metrics`.
+        best: lowest validation loss so far, and its step.
+        files: sha256 of the other files.
+    """
+
+    step: int
+    mixture: dict[str, Any]
+    recipe: dict[str, Any]
+    tokens: int = 0
+    window: list[float] = field(default_factory=list)
+    best: tuple[float, int] | None = None
+    files: dict[str, str] = field(default_factory=dict)
+    version: int = VERSION
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was read."""
+
+    state: RunState
+    trained: dict[str, torch.Tensor]
+    optimizer: dict[str, torch.Tensor]
+
+
+class Checkpoints:
+    """The checkpoints of one run."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder = folder
+        self.keep = keep
+
+    def steps(self) -> list[int]:
+        """Steps that have a checkpoint, ascending."""
+        names = [path.name for path in self.folder.glob("step-*") if path.is_dir()]
+        return sorted(int(name.removeprefix("step-")) for name in names)
+
+    def path(self, step: int) -> Path:
+        """The folder of a checkpoint."""
+        return self.folder / f"step-{step:08d}"
+
+    def clean(self) -> None:
+        """Remove what a process that was killed left half written."""
+        remove_half_written(self.folder)
+
+    def save(
+        self,
+        state: RunState,
+        trained: Mapping[str, torch.Tensor],
+        optimizer: Mapping[str, torch.Tensor],
+    ) -> Path:
+        """Write a checkpoint, unless the same step has a sound one; then remove those too old.
+
+        Raises:
+            TrainingError: it could not be written; those before are untouched.
+        """
+        path = self.path(state.step)
+        kept = [step for step in self.steps() if step != state.step]
+        usable = f"the checkpoint of step {kept[-1]} stays usable" if kept else "there is none yet"
+        with writing(f"the checkpoint of step {state.step}", usable):
+            if not (path.is_dir() and not _faults(path)):
+                self._write(path, state, trained, optimizer)
+            if state.best is not None:
+                loss, step = state.best
+                text = json.dumps({"step": step, "loss": loss})
+                write_file(self.folder / BEST, text.encode() + b"\n")
+        self._prune(state)
+        return path
+
+    def latest(self) -> tuple[Path | None, list[str]]:
+        """The last sound checkpoint, and what is wrong with later ones."""
+        told = []
+        for step in reversed(self.steps()):
+            fault = _faults(self.path(step))
+            if not fault:
+                return self.path(step), told
+            told.append(f"the checkpoint of step {step} is damaged ({fault}) and left aside")
+        return None, told
+
+    def best(self) -> Path | None:
+        """The checkpoint that validated best."""
+        path = self.folder / BEST
+        if not path.is_file():
+            return None
+        best = self.path(json.loads(path.read_text(encoding="utf-8"))["step"])
+        return best if best.is_dir() else None
+
+    def _write(
+        self,
+        path: Path,
+        state: RunState,
+        trained: Mapping[str, torch.Tensor],
+        optimizer: Mapping[str, torch.Tensor],
+    ) -> None:
+        with new_folder(path) as folder:
+            save_file(dict(trained), folder / TRAINED)
+            save_file(dict(optimizer), folder / OPTIMIZER)
+            state.files = {name: _sha256(folder / name) for name in (TRAINED, OPTIMIZER)}
+            text = json.dumps(asdict(state), ensure_ascii=False, indent=1)
+            (folder / STATE).write_text(text + "\n", encoding="utf-8")
+
+    def _prune(self, state: RunState) -> None:
+        best = state.best[1] if state.best is not None else None
+        for step in self.steps()[: -self.keep]:
+            if step != best:
+                shutil.rmtree(self.path(step))
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """A checkpoint by its folder.
+
+    Raises:
+        TrainingError: it is not there, or damaged.
+    """
+    if not (path / STATE).is_file():
+        raise TrainingError(f"there is no checkpoint {path}; give the folder of one, step-...")
+    fault = _faults(path)
+    if fault:
+        raise TrainingError(f"the checkpoint {path} is damaged: {fault}; give another one")
+    state = RunState(**json.loads((path / STATE).read_text(encoding="utf-8")))
+    state.best = tuple(state.best) if state.best is not None else None  # pyrefly: ignore
+    return Checkpoint(state, load_file(path / TRAINED), load_file(path / OPTIMIZER))
+
+
+def require_same_run(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise TrainingError where a setting that changes what is learnt differs."""
+    before, after = _flat(saved), _flat(now)
+    for name in sorted({*before, *after}):
+        free = any(name == one or name.startswith(f"{one}.") for one in FREE)
+        if not free and before.get(name) != after.get(name):
+            raise TrainingError(
+                f"the run to go on with had {name} = {json.dumps(before.get(name))}, now it is "
+                f"{json.dumps(after.get(name))}; give the same, or another output to begin anew"
+            )
+
+
+def _flat(mapping: Any, where: str = "") -> dict[str, Any]:
+    """Values by dotted names."""
+    if isinstance(mapping, Mapping):
+        items = [(str(name), value) for name, value in mapping.items()]
+    elif isinstance(mapping, list):
+        items = [(str(number), value) for number, value in enumerate(mapping)]
+    else:
+        return {where: mapping}
+    flat = {}
+    for name, value in items:
+        flat |= _flat(value, f"{where}.{name}" if where else name)
+    return flat
+
+
+def _faults(path: Path) -> str:
+    """What is wrong with a checkpoint, or ""."""
+    try:
+        state = json.loads((path / STATE).read_text(encoding="utf-8"))
+        if state["version"] != VERSION:
+            return f"it is of version {state['version']}, not {VERSION}"
+        for name, digest in state["files"].items():
+            if _sha256(path / name) != digest:
+                return f"{name} has changed since it was written"
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        return f"{STATE} or a file it names cannot be read: {error}"
+    return ""
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

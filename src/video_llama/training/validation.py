@@ -1,0 +1,89 @@
+"""How well a model does on samples it does not learn from: loss and accuracy over tokens."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from video_llama.data.collator import Batch
+from video_llama.data.dataset import TrainingDataset
+from video_llama.data.mixture import Draw
+from video_llama.training.loading import batch_loader, worker_errors
+from video_llama.training.parallel import Processes
+from video_llama.training.step import TrainingStep
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Mean loss of a token, share of tokens that were likeliest and right, and of how many."""
+
+    loss: float
+    accuracy: float
+    tokens: int
+    samples: int
+    rejected: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+class Validation:
+    """The samples, and how they are shared out.
+
+    Args:
+        dataset: with evenly spaced frames.
+        samples: rows of each data set, the first ones; None: all.
+        batch: samples run at once.
+        workers: processes that read.
+        processes: that share the rows.
+    """
+
+    def __init__(
+        self,
+        dataset: TrainingDataset,
+        samples: int | None,
+        batch: int,
+        workers: int,
+        processes: Processes,
+    ) -> None:
+        self.dataset = dataset
+        self.batch = batch
+        self.workers = workers
+        self.processes = processes
+        places = [
+            (number, row)
+            for number, rows in enumerate(dataset.rows)
+            for row in range(min(len(rows), samples or len(rows)))
+        ]
+        self.draws = [
+            Draw(position, number, row, 0) for position, (number, row) in enumerate(places)
+        ]
+
+    def measure(self, step: TrainingStep) -> Measured:
+        """Run everything once, without dropout."""
+        sums = torch.zeros(3, dtype=torch.float64)
+        samples = rejected = 0
+        training = [module for module in step.modules() if module.training]
+        step.eval()
+        with torch.no_grad(), worker_errors():
+            for batch in self._batches():
+                score = step.score(batch.to(self.processes.device))
+                sums += torch.stack([value.double().cpu() for value in score])
+                samples += len(batch.keys)
+                rejected += len(batch.rejected)
+        for module in training:
+            module.training = True
+        loss, correct, tokens, *counts = self.processes.add([*sums.tolist(), samples, rejected])
+        many = max(tokens, 1.0)
+        good, bad = map(round, counts)
+        return Measured(loss / many, correct / many, round(tokens), good, bad)
+
+    def _batches(self) -> Iterable[Batch]:
+        """Batches of this process; every process has equally many, the last ones may be empty."""
+        size, world = self.batch, self.processes.world_size
+        count = -(-len(self.draws) // (size * world))
+        starts = [(number * world + self.processes.rank) * size for number in range(count)]
+        batches = [self.draws[start : start + size] for start in starts]
+        return batch_loader(self.dataset, batches, self.workers, self.processes.device)

@@ -1,0 +1,236 @@
+"""Broken off and started again, a run ends with the same bytes as one that was not."""
+
+import io
+import os
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from video_llama.errors import DataError, TrainingError
+from video_llama.training import atomic
+from video_llama.training.trainer import train
+
+STEPS = 6
+
+
+@pytest.fixture
+def long_recipe(recipe, other_pictures):
+    """Six steps with dropout, a checkpoint after each, validation on the way."""
+
+    def make(**changes):
+        return recipe(
+            **{
+                "schedule.steps_per_epoch": STEPS // 2,
+                "schedule.epochs": 2,
+                "checkpoint.every": 1,
+                "validation.data": [{"path": str(other_pictures)}],
+                "validation.every": 3,
+                "logging.every": 3,
+                **changes,
+            }
+        )
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Where the uninterrupted run is; the first test that needs it makes it."""
+    return tmp_path_factory.mktemp("whole") / "run"
+
+
+@pytest.fixture
+def uninterrupted(whole, long_recipe):
+    if not whole.exists():
+        train(long_recipe(output=str(whole)), io.StringIO())
+    return whole
+
+
+def final_bytes(folder: Path) -> bytes:
+    return (folder / f"checkpoints/step-{STEPS:08d}/trained.safetensors").read_bytes()
+
+
+def figures(folder: Path, read_lines) -> list[dict]:
+    """The lines of metrics, without what depends on time."""
+    timed = ("seconds", "samples_per_second")
+    return [
+        {name: value for name, value in line.items() if name not in timed}
+        for line in read_lines(folder / "metrics.jsonl")
+    ]
+
+
+class Grows:
+    """Whether something new is in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.before = self._names()
+
+    def __call__(self) -> bool:
+        return bool(self._names() - self.before)
+
+    def _names(self) -> set[str]:
+        return {path.name for path in self.folder.glob("*")}
+
+
+def wait_for(condition, process, seconds=60.0) -> bool:
+    end = time.monotonic() + seconds
+    while not condition() and process.is_alive() and time.monotonic() < end:
+        time.sleep(0.002)
+    return process.is_alive()
+
+
+def test_killed_at_any_moment_it_ends_with_the_same_bytes(
+    long_recipe, uninterrupted, start, read_lines
+):
+    made = long_recipe()
+    folder = made.output_dir
+    chance = random.Random(7)
+    kills = 0
+    for _ in range(40):
+        process = start(lambda: train(made, io.StringIO()).step)
+        # Somewhere in the middle of the next steps, once it has got going.
+        if wait_for(Grows(folder / "checkpoints"), process):
+            time.sleep(chance.uniform(0.0, 0.4))
+        os.kill(process.pid, signal.SIGKILL)
+        how, _ = process.end()
+        kills += how == "died"
+        if (folder / f"checkpoints/step-{STEPS:08d}").exists():
+            break
+    assert kills >= 2
+    assert train(made, io.StringIO()).step == STEPS
+    assert final_bytes(folder) == final_bytes(uninterrupted)
+    assert figures(folder, read_lines) == figures(uninterrupted, read_lines)
+    assert not list(folder.rglob(f"{atomic.HALF_WRITTEN}*"))
+
+
+@pytest.mark.parametrize("after", ["trained", "optimizer", "rename"])
+def test_killed_while_a_checkpoint_is_written(
+    long_recipe, uninterrupted, start, monkeypatch, after
+):
+    """The process dies between the files of the checkpoint of step 3, or before its renaming."""
+    made = long_recipe()
+
+    def run():
+        from video_llama.training import checkpoint
+
+        write, sync = checkpoint.save_file, atomic.sync
+
+        def save(tensors, path):
+            write(tensors, path)
+            if "step-00000003" in str(path) and after in path.name:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        def bring(path):
+            sync(path)
+            if after == "rename" and "step-00000003" in path.name:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        checkpoint.save_file, atomic.sync = save, bring
+        train(made, io.StringIO())
+
+    assert start(run).end() == ("died", -signal.SIGKILL)
+    folder = made.output_dir / "checkpoints"
+    assert list(folder.glob(f"{atomic.HALF_WRITTEN}*"))
+    assert not (folder / "step-00000003").exists()
+    train(made, io.StringIO())
+    assert final_bytes(made.output_dir) == final_bytes(uninterrupted)
+    assert not list(folder.glob(f"{atomic.HALF_WRITTEN}*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_stop_it_finishes_the_step(long_recipe, uninterrupted, start, number, tmp_path):
+    made = long_recipe(**{"checkpoint.every": 100})
+    out = tmp_path / "out.txt"
+
+    def run():
+        with out.open("w") as file:
+            outcome = train(made, file)
+        return outcome.step, outcome.stopped_by, outcome.model
+
+    process = start(run)
+    assert wait_for(lambda: out.is_file() and "loss" in out.read_text(), process)
+    os.kill(process.pid, number)
+    how, (step, by, model) = process.end()
+    assert (how, by, model) == ("gave", signal.Signals(number).name, None)
+    assert 0 < step < STEPS
+    assert (made.output_dir / f"checkpoints/step-{step:08d}").is_dir()
+    train(made, io.StringIO())
+    assert final_bytes(made.output_dir) == final_bytes(uninterrupted)
+
+
+def test_a_damaged_checkpoint_is_told_and_left_aside(long_recipe, uninterrupted, tmp_path):
+    made = long_recipe()
+    shutil.copytree(uninterrupted, made.output_dir)
+    newest = made.output_dir / f"checkpoints/step-{STEPS:08d}"
+    data = bytearray((newest / "optimizer.safetensors").read_bytes())
+    data[len(data) // 2] ^= 1
+    (newest / "optimizer.safetensors").write_bytes(data)
+    out = io.StringIO()
+    outcome = train(made, out)
+    assert f"the checkpoint of step {STEPS} is damaged (optimizer.safetensors" in out.getvalue()
+    assert f"going on from step {STEPS - 1}" in out.getvalue()
+    assert outcome.step == STEPS
+    assert final_bytes(made.output_dir) == final_bytes(uninterrupted)
+
+
+def test_a_checkpoint_by_its_folder(long_recipe, uninterrupted):
+    path = uninterrupted / f"checkpoints/step-{STEPS - 1:08d}"
+    out = io.StringIO()
+    made = long_recipe(resume=str(path))
+    train(made, out)
+    assert f"going on from step {STEPS - 1}" in out.getvalue()
+    assert final_bytes(made.output_dir) == final_bytes(uninterrupted)
+
+
+def test_never_touches_no_earlier_run(long_recipe, uninterrupted):
+    made = long_recipe(output=str(uninterrupted), resume="never")
+    with pytest.raises(TrainingError, match="has checkpoints of an earlier run; give resume=auto"):
+        train(made, io.StringIO())
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"seed": 1}, "had seed = 0, now it is 1"),
+        ({"batch": 2}, "had batch = 4, now it is 2"),
+        ({"schedule.peak": 1.0}, "had schedule.peak = 0.003, now it is 1.0"),
+        ({"lora": {"rank": 2}}, "had lora.alpha = null, now it is 16.0"),
+    ],
+)
+def test_another_run_is_not_gone_on_with(long_recipe, uninterrupted, changes, said):
+    with pytest.raises(TrainingError, match=said):
+        train(long_recipe(output=str(uninterrupted), **changes), io.StringIO())
+
+
+def test_other_rows_are_not_gone_on_with(long_recipe, uninterrupted, pictures):
+    made = long_recipe()
+    shutil.copytree(uninterrupted, made.output_dir)
+    text = pictures.read_text()
+    pictures.write_text("".join(text.splitlines(keepends=True)[:-1]))
+    try:
+        with pytest.raises(DataError, match="had other numbers of rows"):
+            train(made, io.StringIO())
+    finally:
+        pictures.write_text(text)
+
+
+def test_what_may_change_may_change(long_recipe, uninterrupted, read_lines):
+    """Steps that were done already are not done again, whatever is logged or kept."""
+    changes = {"logging.every": 1, "checkpoint.keep": 5, "workers": 0, "bad_samples.min_count": 3}
+    outcome = train(long_recipe(output=str(uninterrupted), **changes), io.StringIO())
+    assert outcome.step == STEPS
+
+
+def test_a_checkpoint_holds_what_trains(long_recipe, uninterrupted):
+    folder = uninterrupted / f"checkpoints/step-{STEPS:08d}"
+    trained = load_file(folder / "trained.safetensors")
+    memory = load_file(folder / "optimizer.safetensors")
+    assert all(name.startswith(long_recipe().modules) for name in trained)
+    kinds = {f"{kind} {name}" for name in trained for kind in ("exp_avg", "exp_avg_sq", "step")}
+    assert set(memory) == kinds

@@ -1,0 +1,202 @@
+"""Runs in one process: what is learnt, measured, written, exported."""
+
+import fcntl
+import io
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from video_llama.chat import VideoLlama
+from video_llama.checkpoints.load import load_model
+from video_llama.errors import CheckpointError, DataError, OptionError, TrainingError
+from video_llama.training.export import export
+from video_llama.training.optim import make_optimizer
+from video_llama.training.trainer import train
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Where the run of this file writes."""
+    return tmp_path_factory.mktemp("finished") / "run"
+
+
+def test_a_run_learns_measures_and_writes(recipe, finished, read_lines, other_pictures):
+    made = recipe(
+        **{
+            "schedule.steps_per_epoch": 10,
+            "validation.data": [{"path": str(other_pictures)}],
+            "validation.every": 4,
+            "checkpoint.every": 3,
+            "checkpoint.keep": 2,
+            "export.kind": "model",
+            "output": str(finished),
+        }
+    )
+    out = io.StringIO()
+    outcome = train(made, out)
+    figures = read_lines(finished / "metrics.jsonl")
+    learnt = [one for one in figures if "loss" in one]
+    measured = [one for one in figures if "validation" in one]
+    assert [one["step"] for one in learnt] == list(range(1, 11))
+    assert learnt[-1]["loss"] < 0.9 * learnt[0]["loss"]
+    assert [one["rate"] for one in learnt] == [made.schedule.rate(step) for step in range(10)]
+    assert all(one["gradient_norm"] > 0 and one["samples"] == 4 for one in learnt)
+    assert [one["step"] for one in measured] == [4, 8, 10]
+    assert measured[0]["validation"]["samples"] == 5
+    assert 0 <= measured[-1]["validation"]["accuracy"] <= 1
+
+    best = min(measured, key=lambda one: one["validation"]["loss"])
+    assert outcome.best == (best["validation"]["loss"], best["step"])
+    assert json.loads((finished / "checkpoints/best.json").read_text())["step"] == best["step"]
+    kept = {path.name for path in (finished / "checkpoints").glob("step-*")}
+    assert kept == {"step-00000009", "step-00000010", f"step-{best['step']:08d}"}
+    assert (outcome.step, outcome.steps, outcome.loss) == (10, 10, learnt[-1]["loss"])
+    assert outcome.to_dict()["stopped_by"] is None
+    text = out.getvalue()
+    assert "tiny: 10 steps of 4 samples" in text
+    assert "step 10/10  loss" in text
+    assert "validation at step 4: loss" in text
+
+
+def test_what_was_trained_is_in_the_model_and_nothing_else(recipe, finished, tiny_model_dir):
+    before = load_file(tiny_model_dir / "model.safetensors")
+    after = load_file(finished / "model/model.safetensors")
+    trained = load_file(finished / "checkpoints/step-00000010/trained.safetensors")
+    assert set(after) == set(before)
+    changed = {name for name in after if not torch.equal(after[name], before[name])}
+    prefixes = recipe().modules
+    assert trained.keys() == {name for name in before if name.startswith(prefixes)}
+    # A bias before a softmax over it changes nothing and may keep its value.
+    assert changed <= trained.keys()
+    assert len(changed) > 0.8 * len(trained)
+    assert all(torch.equal(after[name], tensor) for name, tensor in trained.items())
+
+
+def test_the_exported_model_answers(finished, pictures):
+    picture = pictures.parent / "0.png"
+    assert VideoLlama.load(finished / "model").ask(picture, "?", max_new_tokens=8)
+
+
+def test_a_part_is_loaded_with_its_model(recipe, finished, pictures, tmp_path, tiny_model_dir):
+    trained = load_file(finished / "checkpoints/step-00000010/trained.safetensors")
+    target = tmp_path / "part"
+    export(recipe(**{"export.kind": "part"}), trained, 10, target)
+    assert not (target / "model.safetensors").exists()
+    whole, part = (VideoLlama.load(path) for path in (finished / "model", target))
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(tensor, part.model.state_dict()[name]), name
+    picture = pictures.parent / "1.png"
+    answers = {one.ask(picture, "?", max_new_tokens=8) for one in (whole, part)}
+    assert len(answers) == 1
+
+
+def test_a_part_of_another_model_is_refused(recipe, finished, save_tiny_model, tmp_path):
+    base = save_tiny_model(tmp_path / "base")
+    trained = load_file(finished / "checkpoints/step-00000010/trained.safetensors")
+    export(recipe(**{"export.kind": "part", "model.path": str(base)}), trained, 1, tmp_path / "p")
+    model = load_model(base, device="cpu")
+    with torch.no_grad():
+        model.language_model.get_output_embeddings().weight.add_(1.0)
+    model.save_pretrained(base)
+    with pytest.raises(CheckpointError, match="was trained on other weights than base"):
+        load_model(tmp_path / "p")
+
+
+def test_a_finished_run_is_left_alone(recipe, finished, other_pictures):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*.safetensors")}
+    made = recipe(
+        **{
+            "schedule.steps_per_epoch": 10,
+            "validation.data": [{"path": str(other_pictures)}],
+            "export.kind": "model",
+            "output": str(finished),
+        }
+    )
+    outcome = train(made, io.StringIO())
+    assert outcome.step == 10
+    assert outcome.loss is None
+    assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*.safetensors")}
+
+
+def test_accumulation_changes_nothing(recipe, quiet_model_dir, read_losses, tmp_path):
+    """The loss is one mean over the tokens of all micro-steps."""
+    for number in (1, 2):
+        output = str(tmp_path / str(number))
+        changes = {"model.path": str(quiet_model_dir), "output": output}
+        train(recipe(accumulation=number, **changes), io.StringIO())
+    one, two = (read_losses(tmp_path / str(number)) for number in (1, 2))
+    assert one == pytest.approx(two, abs=1e-5)
+
+
+def test_gradients_are_cut_to_a_length(recipe, monkeypatch, tmp_path):
+    seen = []
+
+    def watched(*arguments):
+        optimizer = make_optimizer(*arguments)
+        take = optimizer.step
+
+        def step():
+            gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
+            seen.append(float(torch.stack([g.norm() for g in gradients]).norm()))
+            return take()
+
+        optimizer.step = step
+        return optimizer
+
+    monkeypatch.setattr("video_llama.training.trainer.make_optimizer", watched)
+    train(recipe(**{"optimizer.clip": 0.5, "schedule.steps_per_epoch": 2}), io.StringIO())
+    assert seen == pytest.approx([0.5, 0.5], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"data": []}, OptionError, "data is empty; name what to learn from"),
+        ({"data": [{"path": "gone.jsonl"}]}, DataError, "there is no file of data gone.jsonl"),
+        ({"modules": ["nothing."]}, OptionError, "tiny trains 'nothing.', which this model"),
+        (
+            {"modules": ["audio_branch.imagebind.vision."]},
+            OptionError,
+            "which branch 'vision' never uses",
+        ),
+        (
+            {"modules": ["audio_branch.projector."]},
+            TrainingError,
+            "'audio_branch.projector.weight' is to be trained, but the data of step 1",
+        ),
+        (
+            {"modules": ["language_model.model.layers.0."], "model.quantization": "int8"},
+            OptionError,
+            "model.quantization is for a frozen language model",
+        ),
+        (
+            {"modules": ["vision_branch.query_tokens"], "cache": {"path": "kept"}},
+            OptionError,
+            "cache.path keeps what comes out of 'vision_branch.query_tokens'",
+        ),
+        ({"resume": "step-7"}, TrainingError, "there is no checkpoint step-7"),
+    ],
+)
+def test_runs_that_cannot_begin(recipe, changes, error, said):
+    with pytest.raises(error) as told:
+        train(recipe(**changes), io.StringIO())
+    assert said in str(told.value)
+
+
+def test_one_run_at_a_time_in_a_folder(recipe):
+    made = recipe()
+    made.output_dir.mkdir(parents=True)
+    with (made.output_dir / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(TrainingError, match="another process is training in"):
+            train(made, io.StringIO())
+
+
+def test_workers_read_the_same(recipe, read_losses, tmp_path):
+    for workers in (0, 2):
+        made = recipe(workers=workers, output=str(tmp_path / str(workers)))
+        train(replace(made, schedule=replace(made.schedule, steps_per_epoch=3)), io.StringIO())
+    assert read_losses(tmp_path / "0") == read_losses(tmp_path / "2")
