@@ -50,7 +50,11 @@ MAY_IMPORT = {
     "commands": {"chat", "repl", "terminal", "checkpoints", "data", "errors"}
     | BELOW_CHAT
     | {"media"},
-    "cli": {"commands", "terminal", ""},
+    "evaluation": BELOW_CHAT
+    | {"chat", "data", "media", "processing", "checkpoints", "models", "errors"},
+    "cli_data": {"data", "terminal"},
+    "cli_eval": {"evaluation", "chat", "checkpoints", "terminal"},
+    "cli": {"cli_data", "cli_eval", "commands", "terminal", ""},
     "__main__": {"cli"},
     "assets": set(),
 }

@@ -1,6 +1,7 @@
 """A medium of a conversation: read once, encoded once, kept as features.
 
-Legend: V video tokens, U audio tokens, D width of the language model.
+Legend: T frames, S side of a frame, C clips of a sound, M mel bins, F mel frames, V video tokens,
+U audio tokens, D width of the language model.
 """
 
 import time
@@ -93,6 +94,24 @@ class Attachment:
     encode_seconds: float
 
 
+@dataclass(frozen=True)
+class ReadMedium:
+    """A medium that was read, and is still to be encoded.
+
+    Attributes:
+        part, use, warnings, decode_seconds: as in `Attachment`.
+        frames: (1, T, 3, S, S), None when nothing is seen.
+        clips: (1, C, 1, M, F), None when nothing is heard.
+    """
+
+    part: MediaPart
+    use: MediaUse
+    warnings: tuple[str, ...]
+    frames: torch.Tensor | None
+    clips: torch.Tensor | None
+    decode_seconds: float
+
+
 def attach(
     source: MediaSource | MediaClip,
     model: "VideoLlamaForConditionalGeneration",
@@ -104,6 +123,17 @@ def attach(
     Raises:
         MediaError: it cannot be read, or nothing of it can be used by this model.
     """
+    return encode(read(source, processor, options), model)
+
+
+def read(
+    source: MediaSource | MediaClip, processor: VideoLlamaProcessor, options: MediaOptions
+) -> ReadMedium:
+    """The half of `attach` that needs no model, and may run in another thread.
+
+    Raises:
+        MediaError: as `attach`.
+    """
     started = time.perf_counter()
     clip, failed = _read(source, processor, options)
     use = describe_use(clip, sound=_sound_status(clip, failed, processor, options))
@@ -111,17 +141,36 @@ def attach(
     part = processor.describe_clip(
         MediaPart("video" if use.frames else "audio", sound=use.sound == USED), clip
     )
-    decoded = time.perf_counter()
-    video_features, audio_features = _encode(clip, part, model, processor)
     warning = sound_warning(use)
-    return Attachment(
+    return ReadMedium(
         part=part,
         use=use,
         warnings=(*clip.warnings, *([warning] if warning else [])),
-        video_features=video_features,
-        audio_features=audio_features,
-        decode_seconds=decoded - started,
-        encode_seconds=time.perf_counter() - decoded,
+        frames=processor.clip_to_pixel_values(clip)[None] if part.is_seen else None,
+        clips=processor.clip_to_input_features(clip)[None] if part.is_heard else None,
+        decode_seconds=time.perf_counter() - started,
+    )
+
+
+def encode(medium: ReadMedium, model: "VideoLlamaForConditionalGeneration") -> Attachment:
+    """The half of `attach` that is the model's."""
+    started = time.perf_counter()
+    seen = heard = None
+    with torch.inference_mode():
+        if medium.frames is not None:
+            seen = model.get_video_features(medium.frames.to(model.device))
+        if medium.clips is not None:
+            heard = model.get_audio_features(medium.clips.to(model.device))
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)  # so that the time is that of the encoders
+    return Attachment(
+        part=medium.part,
+        use=medium.use,
+        warnings=medium.warnings,
+        video_features=seen,
+        audio_features=heard,
+        decode_seconds=medium.decode_seconds,
+        encode_seconds=time.perf_counter() - started,
     )
 
 
@@ -183,22 +232,3 @@ def _require_something(use: MediaUse) -> None:
     raise UnsupportedMediaError(
         f"{use.name} {reasons[use.sound]}; there is nothing in it to answer from"
     )
-
-
-def _encode(
-    clip: MediaClip,
-    part: MediaPart,
-    model: "VideoLlamaForConditionalGeneration",
-    processor: VideoLlamaProcessor,
-) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    seen = heard = None
-    with torch.inference_mode():
-        if part.is_seen:
-            pixels = processor.clip_to_pixel_values(clip)[None]
-            seen = model.get_video_features(pixels.to(model.device))
-        if part.is_heard:
-            clips = processor.clip_to_input_features(clip)[None]
-            heard = model.get_audio_features(clips.to(model.device))
-    if model.device.type == "cuda":
-        torch.cuda.synchronize(model.device)  # so that the time is that of the encoders
-    return seen, heard

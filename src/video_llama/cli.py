@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from video_llama import __version__, cli_data, commands
+from video_llama import __version__, cli_data, cli_eval, commands
 from video_llama.terminal import DEBUG_VARIABLE, prepare_process
 
 app = typer.Typer(
@@ -337,6 +337,9 @@ def world(
       video-llama world worlds/small --count 20 --seed 7
     """
     commands.run_world(output, count=count, seed=seed, seconds=seconds, fps=fps, as_json=as_json)
+
+
+app.command("eval")(cli_eval.evaluate)
 
 
 def _reading(

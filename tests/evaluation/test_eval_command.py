@@ -1,0 +1,123 @@
+"""`video-llama eval` as a user meets it."""
+
+import json
+import sys
+
+import pytest
+
+from video_llama.cli import main
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Run the command in this process; (status, stdout, stderr)."""
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setenv("VIDEO_LLAMA_DEBUG", "")
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            main(["eval", *map(str, arguments)])
+        captured = capsys.readouterr()
+        return int(exit_.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def data(tmp_path, films):
+    """POPE and MSRVTT-QA side by side, each in a folder of its name."""
+    for name in ("pope", "msrvtt-qa"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    picture = (films / "picture.png").read_bytes()
+    (tmp_path / "data/pope/picture.png").write_bytes(picture)
+    row = {"image": "picture.png", "text": "Is there a dog?", "label": "no"}
+    lines = "".join(json.dumps({**row, "question_id": number}) + "\n" for number in range(3))
+    (tmp_path / "data/pope/coco_pope_random.json").write_text(lines, encoding="utf-8")
+    (tmp_path / "data/msrvtt-qa/video1.mp4").write_bytes((films / "one.mkv").read_bytes())
+    rows = [
+        {"id": number, "video_id": number, "question": "what is it?", "answer": "dog"}
+        for number in (1, 2)
+    ]
+    text = json.dumps(rows)
+    (tmp_path / "data/msrvtt-qa/test_qa.json").write_text(text, encoding="utf-8")
+    return tmp_path / "data"
+
+
+def test_list(run):
+    status, out, _ = run("--list")
+    assert status == 0
+    assert "music-avqa" in out
+    tasks = json.loads(run("--list", "--json")[1])["tasks"]
+    assert len(tasks) == 13
+    assert set(tasks[0]) == {"name", "about", "files"}
+
+
+def test_several_benchmarks(run, data, tiny_model_dir, tmp_path):
+    arguments = ("pope", "msrvtt-qa", "-m", tiny_model_dir, "--data", data, "--max-new-tokens", 8)
+    status, out, err = run(*arguments)
+    assert (status, err) == (0, "")
+    assert "pope: 3 questions, 3 answered, 0 failed, 0 absent" in out
+    assert "msrvtt-qa: 2 questions, 1 answered, 0 failed, 1 absent" in out
+    assert "yes_share" in out
+    folder = tmp_path / "results" / tiny_model_dir.name
+    report = json.loads((folder / "pope.json").read_text(encoding="utf-8"))
+    assert len(report["answers"]) == 3
+    status, out, _ = run(*arguments, "--json")
+    first, second = json.loads(out)["results"]
+    assert (first["task"], second["task"]) == ("pope", "msrvtt-qa")
+    assert first["metrics"] == report["metrics"]
+    assert "answers" not in first
+    assert first["file"].endswith("pope.json")
+
+
+def test_the_world_makes_its_own_data(run, tiny_model_dir, tmp_path, monkeypatch):
+    from video_llama.evaluation.tasks import world
+
+    monkeypatch.setattr(world, "SCENES", 2)
+    status, out, err = run("world", "-m", tiny_model_dir, "--out", "o", "--max-new-tokens", 4)
+    assert status == 0, err
+    assert "by_kind" not in out
+    assert "chinese" in out
+    assert (tmp_path / "o" / "world" / "world.jsonl").is_file()
+    assert (tmp_path / "o" / "world.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        ([], 2, "--list shows them"),
+        (["nothing"], 1, "no benchmark 'nothing'"),
+        (["pope"], 1, "pope needs --data, a folder with coco_pope_random.json"),
+        (["pope", "--data", "nowhere"], 1, "nowhere is no folder"),
+        (["pope", "--data", "data/msrvtt-qa"], 1, "has no *pope_*.json*"),
+        (["pope", "--data", "data", "--batch", "0"], 2, "--batch"),
+        (["pope", "--data", "data", "--judge", "http://x/v1"], 1, "give --judge-model"),
+        (["pope", "--data", "data", "--judge-model", "m"], 2, "--judge"),
+        (["pope", "--data", "data", "-m", "./missing"], 1, "missing"),
+    ],
+)
+def test_errors_are_a_line(run, data, arguments, status, message):
+    found, _, err = run(*arguments)
+    assert found == status
+    assert message in err
+    assert status == 2 or len(err.splitlines()) == 1
+
+
+def test_a_judge_that_is_not_there(run, data, tiny_model_dir, endpoint, tmp_path):
+    endpoint.replies = [403]
+    status, out, err = run(
+        "msrvtt-qa", "-m", tiny_model_dir, "--data", data, "--max-new-tokens", 4,
+        "--judge", endpoint.url, "--judge-model", "m", "--out", "o",
+    )  # fmt: skip
+    assert status == 1
+    assert "refuses with 403" in err
+    assert "1 answered" in out
+    endpoint.replies = ['{"correct": "yes", "score": 4}']
+    status, out, _ = run(
+        "msrvtt-qa", "-m", tiny_model_dir, "--data", data, "--max-new-tokens", 4,
+        "--judge", endpoint.url, "--judge-model", "m", "--out", "o",
+    )  # fmt: skip
+    assert status == 0
+    assert "judge m: accuracy 1.0000, score 4.00 of 5" in out

@@ -1,0 +1,60 @@
+"""Answers survive whatever ends a run."""
+
+import json
+import os
+
+import pytest
+
+from video_llama.errors import DataError
+from video_llama.evaluation.journal import Journal, write_json
+
+
+def test_records_come_back(tmp_path):
+    path = tmp_path / "new" / "x.jsonl"
+    with Journal(path) as journal:
+        journal.append([{"id": 1}, {"id": "狗"}])
+    with Journal(path) as journal:
+        assert journal.records == [{"id": 1}, {"id": "狗"}]
+
+
+@pytest.mark.parametrize("torn", ['{"id": 2, "text', '{"id": 2}', "\x00\x00"])
+def test_a_torn_last_line_is_dropped(tmp_path, torn):
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"id": 1}\n' + torn, encoding="utf-8")
+    with Journal(path) as journal:
+        assert journal.records == [{"id": 1}]
+        journal.append([{"id": 3}])
+    assert path.read_text(encoding="utf-8") == '{"id": 1}\n{"id": 3}\n'
+
+
+def test_a_character_torn_in_the_middle_is_dropped(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b'{"id": 1}\n' + '{"id": "狗'.encode()[:-1])
+    with Journal(path) as journal:
+        assert journal.records == [{"id": 1}]
+
+
+def test_damage_before_the_end_is_told(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"id": 1}\nbroken\n{"id": 2}\n', encoding="utf-8")
+    with pytest.raises(DataError, match=r"line 2 of .*x\.jsonl is damaged"):
+        Journal(path)
+    assert "broken" in path.read_text(encoding="utf-8")
+
+
+def test_appended_records_are_on_the_disk(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    with Journal(tmp_path / "x.jsonl") as journal:
+        journal.append([{"id": 1}, {"id": 2}])
+        assert len(synced) == 1
+        assert (tmp_path / "x.jsonl").read_text(encoding="utf-8").count("\n") == 2
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "x.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"a": 1}
+    assert [found.name for found in tmp_path.iterdir()] == ["x.json"]

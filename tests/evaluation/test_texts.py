@@ -1,0 +1,98 @@
+"""What answers in free words are taken for."""
+
+import pytest
+
+from video_llama.evaluation.texts import chosen_option, normalise, same_words, says, yes_or_no
+
+
+def test_normalised_words():
+    assert normalise("  The dog's Ball -- it's RED!  ") == "dogs ball its red"
+    assert normalise("Two cats, a Ten-foot pole") == "2 cats 10 foot pole"
+    assert normalise("ＡＢＣ。狗") == "abc 狗"
+    assert normalise("the") == ""
+
+
+def test_the_same_words():
+    assert same_words("A dog.", "dog")
+    assert same_words("two", "2")
+    assert not same_words("a hot dog", "dog")
+    assert not same_words("", "")
+    assert not same_words("The.", "a")
+
+
+def test_words_among_others():
+    assert says("There is a black dog on the grass.", "dog")
+    assert says("There is a black dog on the grass.", "the black dog")
+    assert not says("There are dogs.", "dog")
+    assert not says("Cats.", "")
+    assert says("我看到一只狗。", "狗")
+
+
+def test_a_reference_of_yes_or_no_is_about_the_meaning():
+    assert says("Yes, there is no doubt.", "yes")
+    assert not says("Yes, there is no doubt.", "no")
+    assert says("The dog is not there.", "no")
+
+
+@pytest.mark.parametrize(
+    ("answer", "meant"),
+    [
+        ("Yes.", "yes"),
+        ("yes, there is no dog", "yes"),
+        ("No, but yesterday there was.", "no"),
+        ("**No**", "no"),
+        ('"Yes"', "yes"),
+        ("Nothing can be heard.", "no"),
+        ("There isn't any dog. Yes.", "no"),
+        ("The answer is yes. There is no cat.", "yes"),
+        ("The answer is no.", "no"),
+        ("Is it yes or no?", None),
+        ("There is a dog.", None),
+        ("Nobody knows", None),
+        ("Yesterday it rained.", None),
+        ("", None),
+        ("有，有一只狗。", "yes"),
+        ("没有。", "no"),
+        ("不是。", "no"),
+    ],
+)
+def test_yes_or_no(answer, meant):
+    assert yes_or_no(answer) == meant
+
+
+OPTIONS = ("moving left", "moving right", "a man", "a man and a dog")
+
+
+@pytest.mark.parametrize(
+    ("answer", "number"),
+    [
+        ("B", 1),
+        ("(B)", 1),
+        ("b.", 1),
+        ("(B) moving right", 1),
+        ("**B) moving right**", 1),
+        ("B moving right", 1),
+        ("A moving left", 0),
+        ("Option C", 2),
+        ("The best option is (D).", 3),
+        ("The answer is B.", 1),
+        ("Answer: A", 0),
+        ("I think it is (C), since he stands there.", 2),
+        ("It is moving right.", 1),
+        ("A man and a dog are seen.", 3),
+        ("A man walks in.", 2),
+        ("A dog.", None),
+        ("(A) or (B)", None),
+        ("moving left, then moving right", None),
+        ("E", None),
+        ("Because", None),
+        ("", None),
+    ],
+)
+def test_the_option_an_answer_takes(answer, number):
+    assert chosen_option(answer, OPTIONS) == number
+
+
+def test_options_of_the_same_words_are_not_one():
+    assert chosen_option("a dog", ("The dog", "a dog", "cat")) is None
+    assert chosen_option("no", ("yes", "no")) == 1
