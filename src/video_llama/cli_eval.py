@@ -17,7 +17,7 @@ from video_llama.terminal import (
 )
 
 if TYPE_CHECKING:
-    from video_llama.evaluation.judge import JudgeOptions
+    from video_llama.evaluation.endpoint import JudgeOptions
     from video_llama.evaluation.runner import Result
 
 RESULTS = Path("results")
@@ -25,7 +25,7 @@ RESULTS = Path("results")
 
 def evaluate(
     *,
-    tasks: Annotated[list[str] | None, typer.Argument(metavar="[TASK]...", hidden=True)] = None,
+    tasks: Annotated[list[str] | None, typer.Argument(metavar="TASK", hidden=True)] = None,
     list_tasks: Annotated[
         bool, typer.Option("--list", help="List the benchmarks and the files they want.")
     ] = False,
@@ -257,7 +257,7 @@ def _list(as_json: bool) -> None:
 def _judge(url: str | None, model: str, seed: int) -> "JudgeOptions | None":
     if url is None:
         return None
-    from video_llama.evaluation.judge import JudgeOptions
+    from video_llama.evaluation.endpoint import JudgeOptions
 
     return JudgeOptions(url, model, seed)
 

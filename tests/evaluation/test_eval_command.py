@@ -50,7 +50,7 @@ def test_list(run):
     assert status == 0
     assert "music-avqa" in out
     tasks = json.loads(run("--list", "--json")[1])["tasks"]
-    assert len(tasks) == 13
+    assert {"mvbench", "pope", "avsd", "world"} < {task["name"] for task in tasks}
     assert set(tasks[0]) == {"name", "about", "files"}
 
 

@@ -5,15 +5,9 @@ from pathlib import Path
 import pytest
 
 from video_llama.errors import JudgeError, OptionError
+from video_llama.evaluation.endpoint import KEY_VARIABLE, JudgeOptions
 from video_llama.evaluation.journal import Journal
-from video_llama.evaluation.judge import (
-    KEY_VARIABLE,
-    Judge,
-    JudgeOptions,
-    Verdict,
-    judge_metrics,
-    read_verdict,
-)
+from video_llama.evaluation.judge import Judge, Verdict, judge_metrics, read_verdict
 from video_llama.evaluation.task import Answered, Medium, Question
 
 RIGHT, WRONG = '{"correct": "yes", "score": 5}', '{"correct": "no", "score": 1}'
@@ -130,6 +124,7 @@ def test_several_workers_keep_the_order(endpoint, judge):
         ("```json\n{'correct': 'no', 'score': 2.5}\n```", Verdict(False, 2.5)),
         ('{"correct": true}', Verdict(True, None)),
         ('{"correct": "Yes", "score": 11}', Verdict(True, None)),
+        ('{"incorrect": "yes"}', None),
         ("I would say so.", None),
         ('{"correct": "yes"} or {"correct": "no"}', None),
         ("", None),

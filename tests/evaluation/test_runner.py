@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from video_llama.errors import DataError, OptionError
-from video_llama.evaluation import runner
-from video_llama.evaluation.judge import JudgeOptions
+from video_llama.evaluation import asking
+from video_llama.evaluation.endpoint import JudgeOptions
 from video_llama.evaluation.metrics import measure_open
 from video_llama.evaluation.runner import RunOptions, load_questions, run_task, sample
 from video_llama.evaluation.task import Medium, Question, QuestionSet, Task
@@ -94,23 +94,24 @@ def test_the_instruction_is_asked(run):
     assert predictions(run(out="a", instruction="Be brief.")) != predictions(run(out="b"))
 
 
-def test_every_medium_is_read_and_encoded_once(run, monkeypatch):
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_every_medium_is_read_and_encoded_once(run, monkeypatch, size):
     read, encoded = [], []
-    real_read, real_encode = runner.read_medium, runner.encode
+    real_read, real_encode = asking.read_medium, asking.encode
     monkeypatch.setattr(
-        runner, "read_medium", lambda medium, *rest: read.append(medium) or real_read(medium, *rest)
+        asking, "read_medium", lambda medium, *rest: read.append(medium) or real_read(medium, *rest)
     )
     monkeypatch.setattr(
-        runner, "encode", lambda *given: encoded.append(given) or real_encode(*given)
+        asking, "encode", lambda *given: encoded.append(given) or real_encode(*given)
     )
-    run(batch_size=2)
+    run(batch_size=size)
     assert sorted(medium.path.name for medium in read) == sorted(NAMES)
     assert len(encoded) == len(NAMES)
 
 
 def test_a_run_goes_on_where_it_stopped(run, task, monkeypatch):
     whole = run(out="whole").report
-    real, asked = runner.answer_together, []
+    real, asked = asking.answer_together, []
 
     def stops(prepared, *rest):
         if len(asked) >= 8:
@@ -118,7 +119,7 @@ def test_a_run_goes_on_where_it_stopped(run, task, monkeypatch):
         asked.extend(one.question.id for one in prepared)
         return real(prepared, *rest)
 
-    monkeypatch.setattr(runner, "answer_together", stops)
+    monkeypatch.setattr(asking, "answer_together", stops)
     with pytest.raises(KeyboardInterrupt):
         run(batch_size=4)
 
@@ -126,7 +127,7 @@ def test_a_run_goes_on_where_it_stopped(run, task, monkeypatch):
         asked.extend(one.question.id for one in prepared)
         return real(prepared, *rest)
 
-    monkeypatch.setattr(runner, "answer_together", goes_on)
+    monkeypatch.setattr(asking, "answer_together", goes_on)
     report = run(batch_size=3).report
     assert sorted(asked) == sorted(one["id"] for one in whole["answers"]), "each asked once"
     assert report["metrics"] == whole["metrics"]
@@ -137,7 +138,7 @@ def test_a_run_goes_on_where_it_stopped(run, task, monkeypatch):
 
 def test_a_finished_run_asks_nothing(run, monkeypatch):
     first = run()
-    monkeypatch.setattr(runner, "encode", None)
+    monkeypatch.setattr(asking, "encode", None)
     assert run().report == first.report
 
 
@@ -220,9 +221,9 @@ def test_a_sample_is_the_same_each_time_and_grows(films):
 def test_a_larger_sample_keeps_the_answers(run, monkeypatch):
     run(limit=4)
     asked = []
-    real = runner.answer_together
+    real = asking.answer_together
     monkeypatch.setattr(
-        runner,
+        asking,
         "answer_together",
         lambda prepared, *rest: asked.extend(prepared) or real(prepared, *rest),
     )
@@ -272,13 +273,13 @@ def test_no_judge_where_answers_are_not_open(run, task, endpoint):
 
 KILLED = """
 import sys, time
-from video_llama.evaluation import runner
+from video_llama.evaluation import asking
 from video_llama.cli import main
-real = runner.answer_together
+real = asking.answer_together
 def slow(prepared, *rest):
     time.sleep(0.3)
     return real(prepared, *rest)
-runner.answer_together = slow
+asking.answer_together = slow
 main(sys.argv[1:])
 """
 

@@ -1,35 +1,19 @@
-"""A whole benchmark: every question answered, in batches, and measured.
-
-questions -- grouped by medium --> batches --+-- media of the next batch are read by threads
-                                             +-- each medium is encoded once, and kept while it
-                                             |   is asked about
-                                             +-- prompts of a batch in one call of the model
-                                             +-- answers on the disk before the next batch
-"""
+"""A whole benchmark: its questions read, answered and measured, and the result written."""
 
 import hashlib
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from video_llama.attachment import Attachment, MediaOptions, ReadMedium, encode
+from video_llama.attachment import MediaOptions
 from video_llama.chat import VideoLlama
-from video_llama.errors import (
-    CorruptMediaError,
-    DataError,
-    JudgeError,
-    MediaError,
-    OptionError,
-    PromptTooLongError,
-)
-from video_llama.evaluation.answers import PreparedQuestion, answer_together, prepare
+from video_llama.errors import DataError, JudgeError, OptionError
+from video_llama.evaluation.asking import Asking, Progress, relative_name
+from video_llama.evaluation.endpoint import JudgeOptions
 from video_llama.evaluation.journal import Journal, write_json
-from video_llama.evaluation.judge import Judge, JudgeOptions, judge_metrics
-from video_llama.evaluation.media import read_medium
+from video_llama.evaluation.judge import Judge, judge_metrics
 from video_llama.evaluation.results import (
     Record,
     describe_files,
@@ -37,11 +21,7 @@ from video_llama.evaluation.results import (
     kept_records,
     open_answers,
 )
-from video_llama.evaluation.task import Answered, Medium, Question, QuestionSet, Task
-
-READERS = 2  # threads that read media
-
-Progress = Callable[[int, int], object]
+from video_llama.evaluation.task import Answered, Question, QuestionSet, Task
 
 
 @dataclass(frozen=True)
@@ -132,7 +112,7 @@ def load_questions(task: Task, data: Path | None, out: Path, limit: int | None) 
     if not any(question.medium.path.exists() for question in chosen):
         raise DataError(
             f"{task.name}: none of the media is below {data}, the first being "
-            f"{_relative(chosen[0].medium.path, data)}; put them there, or a link to them"
+            f"{relative_name(chosen[0].medium.path, data)}; put them there, or a link to them"
         )
     return Loaded(data, replace(found, questions=chosen))
 
@@ -176,7 +156,16 @@ def run_task(
     questions = loaded.found.questions
     settings = _settings(task, loaded, assistant, model, options)
     with open_answers(out / f"{task.name}.answers.jsonl", settings) as journal:
-        _Run(task, loaded.data, assistant, options, journal).answer(questions, progress)
+        asking = Asking(
+            data=loaded.data,
+            assistant=assistant,
+            reading=MediaOptions(num_frames=options.num_frames, with_sound=options.with_sound),
+            instruction=options.instruction,
+            max_new_tokens=options.max_new_tokens or task.max_new_tokens,
+            batch_size=options.batch_size,
+            journal=journal,
+        )
+        asking.answer(questions, progress)
         records = kept_records(journal)
     given = [records[question.id] for question in questions]
     answered = [
@@ -193,119 +182,6 @@ def run_task(
     path = out / f"{task.name}.json"
     write_json(path, report)
     return Result(task.name, report, path, fault)
-
-
-@dataclass
-class _Run:
-    """The answering of questions. `encoded` holds the media of the latest batch."""
-
-    task: Task
-    data: Path
-    assistant: VideoLlama
-    options: RunOptions
-    journal: Journal
-    encoded: dict[Medium, Attachment | MediaError] = field(default_factory=dict)
-
-    @property
-    def reading(self) -> MediaOptions:
-        return MediaOptions(num_frames=self.options.num_frames, with_sound=self.options.with_sound)
-
-    @property
-    def max_new_tokens(self) -> int:
-        return self.options.max_new_tokens or self.task.max_new_tokens
-
-    def answer(self, questions: Sequence[Question], progress: Progress | None) -> None:
-        """Every question that has no answer yet; what failed before is tried again."""
-        kept = kept_records(self.journal)
-        answered = {name for name, record in kept.items() if record.prediction is not None}
-        missing = [question for question in questions if question.id not in answered]
-        done = len(questions) - len(missing)
-        with ThreadPoolExecutor(READERS, "media") as pool:
-            try:
-                for batch, clips in self._batches(_by_medium(missing), pool):
-                    if progress:
-                        progress(done, len(questions))
-                    self.journal.append(record.to_json() for record in self._ask(batch, clips))
-                    done += len(batch)
-            finally:
-                pool.shutdown(cancel_futures=True)
-        if progress:
-            progress(done, len(questions))
-
-    def _batches(
-        self, questions: Sequence[Question], pool: ThreadPoolExecutor
-    ) -> Iterator[tuple[Sequence[Question], dict[Medium, Future[ReadMedium]]]]:
-        """Batches with the media they need, while those of the next ones are being read."""
-        size = self.options.batch_size
-        batches = [questions[at : at + size] for at in range(0, len(questions), size)]
-        clips: dict[Medium, Future[ReadMedium]] = {}
-        begun = 0
-        for number, batch in enumerate(batches):
-            while begun < min(len(batches), number + 2):
-                for medium in {question.medium: None for question in batches[begun]}:
-                    if medium not in clips and medium not in self.encoded:
-                        clips[medium] = pool.submit(
-                            read_medium, medium, self.assistant.processor, self.reading
-                        )
-                begun += 1
-            needed = {question.medium for question in batch}
-            yield batch, {medium: clips.pop(medium) for medium in needed if medium in clips}
-
-    def _ask(
-        self, batch: Sequence[Question], clips: dict[Medium, Future[ReadMedium]]
-    ) -> list[Record]:
-        needed = {question.medium: None for question in batch}
-        self.encoded = {
-            medium: self.encoded.get(medium) or self._encode(medium, clips[medium])
-            for medium in needed
-        }
-        started = time.perf_counter()
-        prepared: list[PreparedQuestion] = []
-        records: dict[str, Record] = {}
-        for question in batch:
-            record, ready = self._prepare(question)
-            records[question.id] = record
-            prepared += [ready] if ready else []
-        texts = answer_together(prepared, self.assistant, self.max_new_tokens)
-        seconds = (time.perf_counter() - started) / max(1, len(prepared))
-        for ready, text in zip(prepared, texts, strict=True):
-            name = ready.question.id
-            records[name] = replace(records[name], prediction=text, seconds=round(seconds, 4))
-        return list(records.values())
-
-    def _encode(self, medium: Medium, read: Future[ReadMedium]) -> Attachment | MediaError:
-        """The features of a medium, or why it has none."""
-        try:
-            return encode(read.result(), self.assistant.model)
-        except MediaError as error:
-            return error
-        except OSError as error:
-            return CorruptMediaError(f"{medium.path.name} cannot be read: {error.strerror}")
-
-    def _prepare(self, question: Question) -> tuple[Record, PreparedQuestion | None]:
-        """The beginning of a record, and the prompt if there is nothing in its way."""
-        record = Record(
-            id=question.id,
-            media=_medium_name(question.medium, self.data),
-            question=question.text,
-            reference=question.references,
-            kind=question.kind,
-        )
-        encoded = self.encoded[question.medium]
-        if isinstance(encoded, MediaError):
-            absent = not question.medium.path.exists()
-            return replace(record, absent=absent, failed="" if absent else str(encoded)), None
-        try:
-            ready = prepare(
-                question,
-                encoded,
-                self.assistant,
-                instruction=self.options.instruction,
-                max_new_tokens=self.max_new_tokens,
-            )
-        except PromptTooLongError as error:
-            return replace(record, failed=str(error)), None
-        return replace(record, sound=encoded.use.sound), ready
 
 
 def _settings(
@@ -397,28 +273,8 @@ def _add_judge(
     return ""
 
 
-def _by_medium(questions: Sequence[Question]) -> list[Question]:
-    """Questions about one medium next to each other, media in the order of their first question."""
-    groups: dict[Medium, list[Question]] = {}
-    for question in questions:
-        groups.setdefault(question.medium, []).append(question)
-    return [question for group in groups.values() for question in group]
-
-
 def _require_unique(task: Task, found: QuestionSet) -> None:
     counts = Counter(question.id for question in found.questions)
     twice = [name for name, count in counts.items() if count > 1]
     if twice:
         raise DataError(f"{task.name}: the question {twice[0]!r} is there {counts[twice[0]]} times")
-
-
-def _medium_name(medium: Medium, data: Path) -> str:
-    name = _relative(medium.path, data)
-    if medium.start is None and medium.end is None:
-        return name
-    start = f"{medium.start or 0:g}"
-    return f"{name} {start}-{'' if medium.end is None else f'{medium.end:g}'} s"
-
-
-def _relative(path: Path, folder: Path) -> str:
-    return str(path.relative_to(folder) if path.is_relative_to(folder) else path.name)
