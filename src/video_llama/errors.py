@@ -9,7 +9,7 @@ VideoLlamaError                  anything a user can put right; a command prints
 │   └── ForbiddenSourceError     it comes from a place that is not allowed (host, scheme, reference)
 ├── PromptError                  about a conversation
 │   └── PromptTooLongError       it does not fit beside the answer in the model's context
-├── DataError                    about a row or a file of training data that cannot be used
+├── DataError                    about a row or a file of a data set that cannot be used
 ├── JudgeError                   a model that is to judge answers cannot be reached, or refuses
 ├── TrainingError                a training run that cannot begin, or cannot go on
 ├── CheckpointError              about the files of a model: missing, mixed up, not what they seem
@@ -63,7 +63,7 @@ class PromptTooLongError(PromptError):
 
 
 class DataError(VideoLlamaError):
-    """A row or a file of training data that cannot be used; the message names it and its fault."""
+    """A row or a file of a data set that cannot be used; the message names it and its fault."""
 
 
 class TrainingError(VideoLlamaError):
