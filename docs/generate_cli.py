@@ -13,7 +13,18 @@ os.environ["NO_COLOR"] = "1"
 from video_llama.cli import main
 
 TARGET = Path(__file__).with_name("cli.md")
-COMMANDS = ("ask", "chat", "convert", "verify", "world", "eval", "data", "data check", "data pack")
+COMMANDS = (
+    "ask",
+    "chat",
+    "convert",
+    "verify",
+    "world",
+    "train",
+    "eval",
+    "data",
+    "data check",
+    "data pack",
+)
 HEADER = """# Commands
 
 Exit status: 0, it worked; 1, it failed, and stderr says why in a line; 2, the arguments are wrong.

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from video_llama import __version__, cli_data, cli_eval, commands
+from video_llama import __version__, cli_data, cli_eval, cli_train, commands
 from video_llama.terminal import DEBUG_VARIABLE, prepare_process
 
 app = typer.Typer(
@@ -339,6 +339,7 @@ def world(
     commands.run_world(output, count=count, seed=seed, seconds=seconds, fps=fps, as_json=as_json)
 
 
+app.command()(cli_train.train)
 app.command("eval")(cli_eval.evaluate)
 
 

@@ -1,9 +1,13 @@
 """Small material for training runs: pictures with captions, a recipe for them, processes."""
 
+import faulthandler
 import json
 import multiprocessing
 import os
+import signal
 import socket
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -134,12 +138,14 @@ class Started:
         self._receive, send = context.Pipe(duplex=False)
         self._process = context.Process(target=self._run, args=(function, environment, send))
         self._process.start()
-        self.pid = self._process.pid
+        assert self._process.pid is not None
+        self.pid: int = self._process.pid
         send.close()
 
     @staticmethod
     def _run(function: Callable[[], Any], environment: dict[str, str], send: Any) -> None:
         os.environ.update(environment)
+        faulthandler.register(signal.SIGUSR1, file=sys.__stderr__)
         torch.set_num_threads(1)
         AcceleratorState._reset_state(reset_partial_state=True)
         try:
@@ -157,6 +163,8 @@ class Started:
         """What it gave or raised; ("died", exit code) without either."""
         self._process.join(timeout)
         if self._process.is_alive():
+            os.kill(self.pid, signal.SIGUSR1)  # where it hangs goes to stderr
+            time.sleep(0.2)
             self._process.kill()
             return "hung", None
         try:

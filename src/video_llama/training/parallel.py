@@ -6,6 +6,7 @@ layers of the language model among the processes, and everything else of the mod
 
 import contextlib
 import datetime
+import gc
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -172,10 +173,15 @@ class Processes:
             ) from error
 
     def close(self) -> None:
-        """Say goodbye; call when all went well."""
+        """Say goodbye, when all went well and nothing holds what `wrap` gave any more.
+
+        What DDP holds must be gone before the connections are: the other way round it can hang.
+        """
+        self._accelerator.free_memory()
+        gc.collect()
         if self.world_size > 1:
+            self.wait()
             self._accelerator.end_training()
-            dist.destroy_process_group()
 
     def _share_layers(self, model: VideoLlamaForConditionalGeneration) -> None:
         """FSDP2 for the layers of the language model.

@@ -98,11 +98,17 @@ def train(recipe: Recipe, out: TextIO = sys.stderr) -> Outcome:
         if processes.is_first:
             stack.enter_context(_alone(recipe.output_dir))
         stack.enter_context(processes.losses_told(0))
-        run = Run(recipe, processes, out if processes.is_first else None)
-        stack.callback(run.close)
-        outcome = run.train()
-    processes.close()
+        outcome = _run(recipe, processes, out if processes.is_first else None)
+        processes.close()
     return outcome
+
+
+def _run(recipe: Recipe, processes: Processes, out: TextIO | None) -> Outcome:
+    run = Run(recipe, processes, out)
+    try:
+        return run.train()
+    finally:
+        run.close()
 
 
 @dataclass
