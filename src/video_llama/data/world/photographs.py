@@ -66,6 +66,27 @@ class PhotographLook:
         return np.asarray(ground.resize((width, height), Image.Resampling.BICUBIC))
 
 
+class WholePhotograph:
+    """A photograph that fills the frame, as it is."""
+
+    def __init__(self, picture: Image.Image) -> None:
+        self._picture = picture.convert("RGB")
+
+    def sprite(self, group: Group, pixels: int, rng: random.Random) -> Image.Image:  # noqa: ARG002
+        """Nothing: all is on the ground."""
+        return Image.new("RGBA", (pixels, pixels))
+
+    def ground(
+        self,
+        scene: Scene,  # noqa: ARG002
+        width: int,
+        height: int,
+        rng: random.Random,  # noqa: ARG002
+    ) -> np.ndarray:
+        """The photograph, (height, width, 3)."""
+        return np.asarray(self._picture.resize((width, height), Image.Resampling.BICUBIC))
+
+
 def random_crop(
     picture: Image.Image, rng: random.Random, least: float, most: float = 1.0
 ) -> Image.Image:
@@ -99,7 +120,7 @@ def cut_out(picture: Image.Image, rng: random.Random) -> Image.Image:
         share = np.asarray(mask).mean() / 255
         alpha = np.asarray(mask) if 0.12 < share < 0.85 else None
     if alpha is None:
-        alpha = _oval(*rgb.shape[:2], rng)
+        alpha = _oval(rgb.shape[0], rgb.shape[1], rng)
     cut = Image.fromarray(np.dstack([rgb.astype(np.uint8), alpha]))
     side = max(cut.size)
     return cut if cut.width == cut.height else cut.resize((side, side), Image.Resampling.BICUBIC)

@@ -145,6 +145,13 @@ class Scene:
         }
 
 
+def scene_of_facts(facts: Mapping[str, Any], *, seconds: float, seed: int) -> Scene:
+    """The scene that `Scene.facts` told of. Raises OptionError for facts that cannot be."""
+    names = ("thing", "colour", "count", "motion")
+    groups = tuple(Group(*(group[name] for name in names)) for group in facts["groups"])
+    return Scene(groups, facts["relation"], facts["sound"], seconds, seed)
+
+
 def sample_scene(
     rng: random.Random | np.random.Generator,
     kind: Kind = "video",

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import soundfile
 from PIL import Image
 
-from video_llama.data.world.draw import render_frames
+from video_llama.data.world.draw import DRAWN, Look, render_frames
 from video_llama.data.world.questions import QA, questions
 from video_llama.data.world.scene import Group, Kind, Scene, scene_from_seed
 from video_llama.data.world.sounds import SAMPLE_RATE, render_sound
@@ -80,20 +81,31 @@ def item_scene(
 
 
 def write_scene(
-    scene: Scene, path: str | Path, *, size: tuple[int, int] = (160, 120), fps: int = 12
+    scene: Scene,
+    path: str | Path,
+    *,
+    size: tuple[int, int] = (160, 120),
+    fps: int = 12,
+    look: Look = DRAWN,
+    sound: np.ndarray | None = None,
 ) -> Path:
-    """Write one scene: a clip as H.264 with AAC in mp4, a picture as PNG, a sound as 16-bit WAV."""
+    """Write one scene: a clip as H.264 with AAC in mp4, a picture as PNG, a sound as 16-bit WAV.
+
+    `look` gives other pictures than the world's own, `sound` (N,), float32 at 16 kHz, is heard in
+    the place of the world's own.
+    """
     path = Path(path)
     partial = path.with_name(f".{path.name}.partial")
+    if sound is None and scene.sound is not None:
+        sound = render_sound(scene)
     try:
         if scene.kind == "image":
-            Image.fromarray(render_frames(scene, size)[0]).save(partial, "PNG")
+            Image.fromarray(render_frames(scene, size, look=look)[0]).save(partial, "PNG")
         elif scene.kind == "audio":
-            soundfile.write(
-                partial, render_sound(scene), SAMPLE_RATE, subtype="PCM_16", format="WAV"
-            )
+            assert sound is not None
+            soundfile.write(partial, sound, SAMPLE_RATE, subtype="PCM_16", format="WAV")
         else:
-            _write_clip(scene, partial, size, fps)
+            _write_clip(scene, partial, size, fps, look, sound)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -129,7 +141,14 @@ def write_samples(out_dir: str | Path) -> list[Path]:
         return [write_scene(scene, out / name) for name, scene in SAMPLES.items()]
 
 
-def _write_clip(scene: Scene, path: Path, size: tuple[int, int], fps: int) -> None:
+def _write_clip(
+    scene: Scene,
+    path: Path,
+    size: tuple[int, int],
+    fps: int,
+    look: Look,
+    samples: np.ndarray | None,
+) -> None:
     count = max(1, round(scene.seconds * fps))
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         # One thread each: the bytes do not depend on the machine's number of cores.
@@ -140,17 +159,17 @@ def _write_clip(scene: Scene, path: Path, size: tuple[int, int], fps: int) -> No
         video.pix_fmt = "yuv420p"
         video.codec_context.thread_count = 1
         audio = None
-        if scene.sound is not None:
+        if samples is not None:
             audio = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
             audio.bit_rate = 48_000
         for start in range(0, count, CHUNK):
             times = [i / count for i in range(start, min(count, start + CHUNK))]
-            for picture in render_frames(scene, size, times=times):
+            for picture in render_frames(scene, size, times=times, look=look):
                 container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(video.encode(None))
-        if audio is not None:
+        if audio is not None and samples is not None:
             sound = av.AudioFrame.from_ndarray(
-                render_sound(scene)[None], format="fltp", layout="mono"
+                samples[None].astype(np.float32), format="fltp", layout="mono"
             )
             sound.sample_rate, sound.pts, sound.time_base = SAMPLE_RATE, 0, Fraction(1, SAMPLE_RATE)
             container.mux(audio.encode(sound))

@@ -6,6 +6,7 @@ from video_llama.evaluation.tasks import (
     activitynet_qa,
     avhbench,
     avsd,
+    claim,
     clotho_aqa,
     clotho_captions,
     coco_captions,
@@ -34,6 +35,7 @@ TASKS: dict[str, Task] = {
         msrvtt_captions.TASK,
         clotho_captions.TASK,
         world.TASK,
+        claim.TASK,
     )
 }
 
