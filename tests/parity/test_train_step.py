@@ -13,9 +13,11 @@ import pytest
 import torch
 
 from video_llama.checkpoints.table import droppable, to_ours, to_published
+from video_llama.data.collator import Batch
 from video_llama.processing.frames import normalize_pixels
 from video_llama.processing.tokenizer import load_tokenizer
 from video_llama.training.stages import STAGES, decay_groups, set_trainable
+from video_llama.training.step import TrainingStep
 
 KIT = Path(os.environ.get("VIDEO_LLAMA_PARITY_DIR", Path(__file__).parent / "kit"))
 FACTS = json.loads((KIT / "train_step.json").read_text(encoding="utf-8"))
@@ -134,6 +136,32 @@ def test_loss_and_gradients(step, tensors, compare, case):
             f"{name}.out.loss": loss.detach(),
         },
     )
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
+def test_the_step_that_training_takes(step, tensors, kit, case):
+    """The same losses and gradients through `TrainingStep`, from pixels and from encoder states."""
+    copied, trained, inputs, _ = step(case)
+    frames = pictures(case, tensors, kit)
+    vision = case["stage"] == "vision"
+    with torch.no_grad():
+        if vision:
+            states = copied.vision_branch.encode_frames(frames.flatten(0, 1))
+        else:
+            states = copied.audio_branch.encode_clips(frames.flatten(0, 1), "vision")
+    states = states.unflatten(0, frames.shape[:2])
+    for encoded, values in ((False, frames), (True, states)):
+        media = {"frames": values} if vision else {"clips": values, "clip_modality": "vision"}
+        batch = Batch(**inputs, **media, encoded=encoded)
+        copied.zero_grad(set_to_none=True)
+        losses, count = TrainingStep(copied)(batch)
+        # The shift by one leaves out a first label, which the original counts but never learns.
+        assert int(count) == int((inputs["labels"][:, 1:] != -100).sum())
+        (losses / count).backward()
+        assert (losses / count).item() == pytest.approx(case["loss"], abs=2e-5)
+        parameters = dict(copied.named_parameters())
+        total = torch.stack([parameters[name].grad.norm() for name in trained]).norm()
+        assert total.item() == pytest.approx(case["grad_total_norm"], rel=GRADIENT_TOLERANCE)
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if "adamw" in c], ids=lambda case: case["name"])
