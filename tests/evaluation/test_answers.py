@@ -12,7 +12,7 @@ from video_llama.evaluation.task import Medium, Question
 from video_llama.generation import GenerationOptions
 from video_llama.prompt import Turn
 
-NEW_TOKENS = 24
+NEW_TOKENS = 12
 NAMES = ("one.mkv", "two.mkv", "three.mkv", "sound.wav", "picture.png")
 TEXTS = ("What?", "What do you see, and what do you hear in all of this?", "Why is it so?")
 

@@ -37,7 +37,7 @@ def task(films, tmp_path):
     def load(data):
         return QuestionSet(questions(films), (tmp_path / "qa.json",), notes=("a note",))
 
-    return Task("made-up", "about", "files", load, measure_open, 12, open_answers=True)
+    return Task("made-up", "about", "files", load, measure_open, 6, open_answers=True)
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_the_batch_size_changes_nothing(run, assistant, films):
     large = predictions(run(out="large", batch_size=7))
     assert predictions(run(out="single", batch_size=1)) == large
     for question in questions(films)[::4]:
-        alone = assistant.ask(question.medium.path, question.text, max_new_tokens=12)
+        alone = assistant.ask(question.medium.path, question.text, max_new_tokens=6)
         assert large[question.id] == alone
 
 
@@ -77,7 +77,7 @@ def test_the_report_has_everything(run, tmp_path):
     assert settings["template"] == "plain"
     assert settings["num_frames"] == 2
     assert settings["instruction"] == "In a word."
-    assert settings["generation"] == {"do_sample": False, "max_new_tokens": 12}
+    assert settings["generation"] == {"do_sample": False, "max_new_tokens": 6}
     assert set(settings["data"]) == {"qa.json"}
     assert {"torch", "transformers", "commit"} <= set(report["software"])
     assert report["notes"] == ["a note"]
@@ -148,7 +148,7 @@ def test_other_settings_are_refused(run, task):
         run(num_frames=2)
     with pytest.raises(OptionError, match="sound True, and this run has False"):
         run(with_sound=False)
-    with pytest.raises(OptionError, match="generation: max_new_tokens 12, and this run has 5"):
+    with pytest.raises(OptionError, match="generation: max_new_tokens 6, and this run has 5"):
         run(max_new_tokens=5)
     run(limit=2, batch_size=1)  # does not change the answers
 
@@ -277,7 +277,7 @@ from video_llama.evaluation import asking
 from video_llama.cli import main
 real = asking.answer_together
 def slow(prepared, *rest):
-    time.sleep(0.3)
+    time.sleep(0.2)
     return real(prepared, *rest)
 asking.answer_together = slow
 main(sys.argv[1:])
