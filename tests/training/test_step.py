@@ -32,8 +32,10 @@ def prepared(made):
 
 @pytest.fixture
 def batch(made, prepared):
-    material = open_material(made, prepared.processor)
-    return Collator(prepared.processor)([material.dataset[Draw(n, 0, n, 0)] for n in range(4)])
+    material = open_material(made)
+    return Collator(material.dataset.processor)(
+        [material.dataset[Draw(n, 0, n, 0)] for n in range(4)]
+    )
 
 
 def test_the_loss_is_that_of_the_model(prepared, batch):
@@ -69,9 +71,9 @@ def test_a_batch_of_nothing_has_zero_gradients(prepared):
 
 def test_parts_of_a_batch_add_up(made, prepared):
     """The mean over tokens, not the mean of means: samples differ in length."""
-    material = open_material(made, prepared.processor)
+    material = open_material(made)
     samples = [material.dataset[Draw(n, 0, n, 0)] for n in range(4)]
-    collator, step = Collator(prepared.processor), TrainingStep(prepared.model)
+    collator, step = Collator(material.dataset.processor), TrainingStep(prepared.model)
     whole, many = step(collator(samples))
     parts = [step(collator(part)) for part in (samples[:1], samples[1:])]
     assert sum(int(count) for _, count in parts) == int(many)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from video_llama.checkpoints.load import load_model, load_processor, read_config, resolve
+from video_llama.checkpoints.load import load_model, load_processor, read_config
 from video_llama.checkpoints.part import (
     LORA_A,
     PART_FILE,
@@ -19,6 +19,7 @@ from video_llama.checkpoints.part import (
     read_part,
 )
 from video_llama.training.atomic import new_folder, writing
+from video_llama.training.prepare import base_directory
 from video_llama.training.recipe import Recipe
 
 CARD = "training.json"
@@ -32,7 +33,7 @@ def export(recipe: Recipe, trained: Mapping[str, torch.Tensor], step: int, targe
     Raises:
         TrainingError: it could not be written; an older export is untouched.
     """
-    base = resolve(recipe.model.path, offline=recipe.model.offline or None)
+    base = base_directory(recipe)
     scale = 1.0 if recipe.lora is None else recipe.lora.alpha / recipe.lora.rank
     with writing(f"the model {target}"), new_folder(target) as folder:
         if recipe.export.kind == "part":

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from video_llama.checkpoints.load import load_processor
 from video_llama.data.dataset import Rows, TrainingDataset
 from video_llama.data.formats import DatasetSpec, open_dataset
 from video_llama.data.mixture import Mixture
 from video_llama.errors import DataError, OptionError
 from video_llama.processing.processor import VideoLlamaProcessor
 from video_llama.training.features import FeatureStore
+from video_llama.training.prepare import base_directory
 from video_llama.training.recipe import MediaSettings, Recipe
 
 
@@ -27,10 +29,11 @@ class Material:
                 dataset.encoded = store
 
 
-def open_material(recipe: Recipe, processor: VideoLlamaProcessor) -> Material:
-    """Open the data sets of a recipe.
+def open_material(recipe: Recipe) -> Material:
+    """Open the data sets of a recipe; its model's weights are not read for it.
 
     Raises:
+        CheckpointError: there is no such model.
         DataError: a file cannot be read, or is empty.
         OptionError: there is nothing to learn from.
     """
@@ -39,6 +42,7 @@ def open_material(recipe: Recipe, processor: VideoLlamaProcessor) -> Material:
             "data is empty; name what to learn from, such as data.0.path=captions.json "
             "data.0.media=images"
         )
+    processor = load_processor(base_directory(recipe))
     rows = [_open(spec, f"data.{number}") for number, spec in enumerate(recipe.data)]
     mixture = Mixture([len(one) for one in rows], [one.weight for one in recipe.data], recipe.seed)
     measured = recipe.validation.data

@@ -1,14 +1,14 @@
 """The model of a recipe, ready to be trained."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
 
-from video_llama.checkpoints.load import load_model, load_processor, read_config, resolve
+from video_llama.checkpoints.load import load_model, read_config, resolve
 from video_llama.errors import OptionError
 from video_llama.models import VideoLlamaForConditionalGeneration
-from video_llama.processing.processor import VideoLlamaProcessor
 from video_llama.training.adapters import add_lora, compute_again, quantize
 from video_llama.training.recipe import Recipe
 from video_llama.training.stages import set_trainable
@@ -25,13 +25,11 @@ class Prepared:
 
     Attributes:
         model: on the CPU; what trains is float32 and marked so.
-        processor: of the model.
         autocast: the type to compute in, where it is not that of the weights.
         trained: names of the parameters that train.
     """
 
     model: VideoLlamaForConditionalGeneration
-    processor: VideoLlamaProcessor
     autocast: torch.dtype | None
     trained: tuple[str, ...]
 
@@ -43,11 +41,10 @@ def prepare(recipe: Recipe, device: torch.device) -> Prepared:
         CheckpointError: there is no such model.
         OptionError: the model has no such modules, or a setting does not fit it.
     """
-    directory = resolve(recipe.model.path, offline=recipe.model.offline or None)
+    directory = base_directory(recipe)
     stored = read_config(directory).dtype
     kept = stored if isinstance(stored, torch.dtype) else torch.float32
     model = load_model(directory, device="cpu", dtype=kept)
-    processor = load_processor(directory)
     half = recipe.precision == "bf16" or (recipe.precision == "auto" and device.type != "cpu")
     autocast = torch.bfloat16 if half else None
     trained = set_trainable(model, recipe)
@@ -61,7 +58,12 @@ def prepare(recipe: Recipe, device: torch.device) -> Prepared:
     if recipe.model.gradient_checkpointing:
         compute_again(model.language_model)
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    return Prepared(model, processor, autocast, tuple(names))
+    return Prepared(model, autocast, tuple(names))
+
+
+def base_directory(recipe: Recipe) -> Path:
+    """The directory of the model a recipe begins with."""
+    return resolve(recipe.model.path, offline=recipe.model.offline or None)
 
 
 def _set_types(model: nn.Module, frozen: torch.dtype) -> None:

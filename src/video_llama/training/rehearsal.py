@@ -84,8 +84,8 @@ def rehearse(recipe: Recipe) -> Estimate:
 
 def _rehearse(recipe: Recipe, processes: Processes) -> Estimate:
     micro_batch = processes.micro_batch(recipe)
+    material = open_material(recipe)
     prepared = prepare(recipe, processes.device)
-    material = open_material(recipe, prepared.processor)
     parameters = sum(parameter.numel() for parameter in prepared.model.parameters())
     wrapped = processes.wrap(TrainingStep(prepared.model, prepared.autocast))
     optimizer = make_optimizer(prepared.model, recipe.optimizer, recipe.schedule.peak)

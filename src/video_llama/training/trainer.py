@@ -126,9 +126,9 @@ class Run:
         self.micro_batch = processes.micro_batch(recipe)
         self.checkpoints = Checkpoints(recipe.output_dir / "checkpoints", recipe.checkpoint.keep)
         begun = self._find_start()
+        self.material = open_material(recipe)  # before the model: it is quicker to say no
         prepared = prepare(recipe, processes.device)
         self.model = prepared.model
-        self.material = open_material(recipe, prepared.processor)
         if recipe.cache.path is not None:
             first = 0 if begun is None else begun.state.step * recipe.batch
             use_cache(recipe, prepared, self.material, processes, first, self._tell)
