@@ -75,7 +75,7 @@ def quiet_model_dir(tiny_model_dir, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def recipe(tiny_model_dir, pictures, tmp_path) -> Callable[..., Recipe]:
-    """`recipe(batch=..., **{"schedule.epochs": 2, ...})`: a run of six steps."""
+    """`recipe(batch=..., **{"schedule.epochs": 2, ...})`: a run of four steps."""
 
     def make(**changes: Any) -> Recipe:
         mapping: dict[str, Any] = {
@@ -89,7 +89,7 @@ def recipe(tiny_model_dir, pictures, tmp_path) -> Callable[..., Recipe]:
                 "floor": 1e-3,
                 "start": 1e-3,
                 "warmup_steps": 2,
-                "steps_per_epoch": 6,
+                "steps_per_epoch": 4,
                 "epochs": 1,
             },
             "batch": 4,

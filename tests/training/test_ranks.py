@@ -25,7 +25,6 @@ def quiet_recipe(recipe, quiet_model_dir, tmp_path):
     def make(name, **changes):
         output = str(tmp_path / name)
         base = {"model.path": str(quiet_model_dir), "output": output, "timeout": 30.0}
-        base["schedule.steps_per_epoch"] = STEPS
         return recipe(**{**base, **changes})
 
     return make
@@ -51,10 +50,9 @@ def same_weights(one, two, tolerance=1e-4):
         assert float((tensor - second[name]).abs().max()) < tolerance, name
 
 
-@pytest.mark.parametrize("changes", [{}, {"accumulation": 2}], ids=["plain", "accumulating"])
-def test_two_give_the_losses_of_one(quiet_recipe, ranks, read_losses, changes, other_pictures):
+def test_two_give_the_losses_of_one(quiet_recipe, ranks, read_losses, other_pictures):
     measured = {"validation.data": [{"path": str(other_pictures)}], "validation.every": 3}
-    one, two = (quiet_recipe(name, **measured, **changes) for name in ("one", "two"))
+    one, two = (quiet_recipe(name, accumulation=2, **measured) for name in ("one", "two"))
     train(one, io.StringIO())
     for process in ranks(run(two), 2):
         how, outcome = process.end(25)
@@ -71,10 +69,13 @@ def test_two_give_the_losses_of_one(quiet_recipe, ranks, read_losses, changes, o
             "optimizer.clip": 0.5,
             "accumulation": 2,
         },
-        {"modules": ["vision_branch.projector."], "lora": {"rank": 2}},
-        {"model.gradient_checkpointing": True},
+        {
+            "modules": ["vision_branch.projector."],
+            "lora": {"rank": 2},
+            "model.gradient_checkpointing": True,
+        },
     ],
-    ids=["trained", "lora", "frozen"],
+    ids=["trained", "lora"],
 )
 def test_shared_layers_change_nothing(quiet_recipe, ranks, read_losses, changes):
     one, two = (quiet_recipe(name, **changes) for name in ("one", "two"))
@@ -144,7 +145,7 @@ def test_a_lost_process_stops_the_others(quiet_recipe, ranks):
 
 
 def test_a_process_that_hangs_is_given_up(quiet_recipe, ranks):
-    made = quiet_recipe("run", timeout=3.0, **{"schedule.steps_per_epoch": 10_000})
+    made = quiet_recipe("run", timeout=2.0, **{"schedule.steps_per_epoch": 10_000})
     processes = ranks(run(made), 2)
     metrics = made.output_dir / "metrics.jsonl"
     end = time.monotonic() + 60

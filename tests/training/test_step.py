@@ -109,7 +109,7 @@ def keyed(*keys):
 def test_the_gradient_is_the_mean_over_all_tokens(runner):
     result = runner.run(0, iter([keyed("1"), keyed("2", "6", "7")]))
     assert (result.loss, result.tokens, result.norm) == (16.0, 4, 4.0)
-    assert float(runner.wrapped.weight) == 1.0 - 4.0
+    assert runner.wrapped.weight.item() == 1.0 - 4.0
 
 
 @pytest.mark.parametrize(("odd", "what"), [("inf", "the loss"), ("nan", "the loss")])

@@ -177,9 +177,9 @@ class Processes:
 
         What DDP holds must be gone before the connections are: the other way round it can hang.
         """
-        self._accelerator.free_memory()
-        gc.collect()
         if self.world_size > 1:
+            self._accelerator.free_memory()
+            gc.collect()
             self.wait()
             self._accelerator.end_training()
 
