@@ -2,12 +2,13 @@
 
 import sys
 import time
+from collections import deque
 from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-SMOOTHING = 0.1  # weight of the latest step in the mean of seconds a step takes
+LATELY = 50  # steps whose seconds are averaged
 
 
 class TrainingProgress:
@@ -28,7 +29,8 @@ class TrainingProgress:
         self.batch = batch
         self.every = every
         self._out = out
-        self._seconds: float | None = None
+        self._seconds: deque[float] = deque(maxlen=LATELY)
+        self._updates = 0
         self._last = time.perf_counter()
         self._bar: Progress | None = None
         if out is not None and out.isatty():
@@ -45,10 +47,13 @@ class TrainingProgress:
         """A step is done; returns samples per second, lately."""
         now = time.perf_counter()
         took, self._last = now - self._last, now
-        before = took if self._seconds is None else self._seconds
-        self._seconds = before + SMOOTHING * (took - before)
-        speed = self.batch / max(self._seconds, 1e-9)
-        left = spell_seconds((self.steps - step) * self._seconds)
+        self._updates += 1
+        if self._updates == 2:
+            self._seconds.clear()  # the first step waits for readers to start
+        self._seconds.append(took)
+        seconds = sum(self._seconds) / len(self._seconds)
+        speed = self.batch / max(seconds, 1e-9)
+        left = spell_seconds((self.steps - step) * seconds)
         figures = f"loss {loss:.4f}  rate {rate:.2e}  {speed:.3g} samples/s  {left} left"
         if self._bar is not None:
             self._bar.update(self._task, completed=step, figures=figures)

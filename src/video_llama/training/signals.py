@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import threading
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
@@ -19,8 +20,9 @@ class Stop:
     def watching(self) -> Iterator["Stop"]:
         """While this lasts, a signal is noted and not obeyed."""
         before: dict[Any, Any] = {}
-        for number in WATCHED:
-            before[number] = signal.signal(number, self._note)
+        # Only the first thread may watch; in another one, whoever started it decides.
+        if threading.current_thread() is threading.main_thread():
+            before = {number: signal.signal(number, self._note) for number in WATCHED}
         try:
             yield self
         finally:
