@@ -50,7 +50,13 @@ def same_weights(one, two, tolerance=1e-4):
         assert float((tensor - second[name]).abs().max()) < tolerance, name
 
 
-def test_two_give_the_losses_of_one(quiet_recipe, ranks, read_losses, other_pictures):
+def norms(made, read_lines):
+    """Lengths of gradients, which Adam does not care for."""
+    figures = read_lines(made.output_dir / "metrics.jsonl")
+    return [one["gradient_norm"] for one in figures if "loss" in one]
+
+
+def test_two_give_the_losses_of_one(quiet_recipe, ranks, read_losses, read_lines, other_pictures):
     measured = {"validation.data": [{"path": str(other_pictures)}], "validation.every": 3}
     one, two = (quiet_recipe(name, accumulation=2, **measured) for name in ("one", "two"))
     train(one, io.StringIO())
@@ -58,6 +64,7 @@ def test_two_give_the_losses_of_one(quiet_recipe, ranks, read_losses, other_pict
         how, outcome = process.end(25)
         assert (how, outcome["step"]) == ("gave", STEPS), outcome
     assert read_losses(one.output_dir) == pytest.approx(read_losses(two.output_dir), abs=TOLERANCE)
+    assert norms(one, read_lines) == pytest.approx(norms(two, read_lines), rel=1e-4)
     same_weights(one, two)
 
 
@@ -77,7 +84,7 @@ def test_two_give_the_losses_of_one(quiet_recipe, ranks, read_losses, other_pict
     ],
     ids=["trained", "lora"],
 )
-def test_shared_layers_change_nothing(quiet_recipe, ranks, read_losses, changes):
+def test_shared_layers_change_nothing(quiet_recipe, ranks, read_losses, read_lines, changes):
     one, two = (quiet_recipe(name, **changes) for name in ("one", "two"))
     train(one, io.StringIO())
     shared = quiet_recipe("two", parallel="fsdp", **changes)
@@ -85,6 +92,7 @@ def test_shared_layers_change_nothing(quiet_recipe, ranks, read_losses, changes)
         how, outcome = process.end(25)
         assert how == "gave", outcome
     assert read_losses(one.output_dir) == pytest.approx(read_losses(two.output_dir), abs=TOLERANCE)
+    assert norms(one, read_lines) == pytest.approx(norms(two, read_lines), rel=1e-4)
     same_weights(one, two, 1e-3)
 
 

@@ -165,11 +165,11 @@ class Processes:
         except RuntimeError as error:
             if self.world_size == 1 or not any(word in str(error).lower() for word in LOST):
                 raise
-            first = str(error).splitlines()[0]
+            first = str(error).splitlines()[0].rpartition("] ")[2]
             raise TrainingError(
                 f"a process of the run is gone or did not answer within the timeout, in step "
                 f"{step}; its own messages say why. Start again to go on from the last checkpoint "
-                f"({first[:200]})"
+                f"({first[:100]})"
             ) from error
 
     def close(self) -> None:
