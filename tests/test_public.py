@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "checkpoints": {"models", "processing", "errors"},
     "data": {"processing", "media", "errors"},
     "auto": {"models", "processing"},
-    "training": {"data", "processing", "models", "checkpoints", "errors"},
+    "training": {"data", "processing", "models", "checkpoints", "quantization", "errors"},
     "generation": {"errors"},
     "quantization": {"errors"},
     "answer": {"media"},
@@ -53,8 +53,9 @@ MAY_IMPORT = {
     "evaluation": BELOW_CHAT
     | {"chat", "data", "media", "processing", "checkpoints", "models", "errors"},
     "cli_data": {"data", "terminal"},
+    "cli_train": {"training", "terminal", "errors"},
     "cli_eval": {"evaluation", "chat", "checkpoints", "terminal"},
-    "cli": {"cli_data", "cli_eval", "commands", "terminal", ""},
+    "cli": {"cli_data", "cli_eval", "cli_train", "commands", "terminal", ""},
     "__main__": {"cli"},
     "assets": set(),
 }

@@ -26,16 +26,34 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from video_llama import errors
 from video_llama.data.medium import Medium, MediumRequest
 from video_llama.data.sample import Source
-from video_llama.errors import MediaError, TrainingError
+from video_llama.errors import (
+    CorruptMediaError,
+    ForbiddenSourceError,
+    MediaError,
+    MediaLimitError,
+    MediaNotFoundError,
+    TrainingError,
+    UnsupportedMediaError,
+)
 from video_llama.training.atomic import HALF_WRITTEN, sync, writing
 
 SHARD_BYTES = 128 << 20
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 OPEN_SHARDS = 64  # per process
 SETTINGS, DAMAGED = "settings.json", ".damaged"
+# What a medium that could not be encoded is told as, by name: it is remembered as text.
+FAILURES = {
+    one.__name__: one
+    for one in (
+        CorruptMediaError,
+        ForbiddenSourceError,
+        MediaLimitError,
+        MediaNotFoundError,
+        UnsupportedMediaError,
+    )
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +136,7 @@ class FeatureStore:
         """
         failure = self.failures.get(failure_key(request.source))
         if failure is not None:
-            raise getattr(errors, failure[0], MediaError)(failure[1])
+            raise FAILURES.get(failure[0], MediaError)(failure[1])
         key = self.key(request)
         place = self._find(key)
         if place is None:

@@ -14,6 +14,7 @@ from video_llama.data.collator import Batch, Collator
 from video_llama.data.dataset import TrainingDataset
 from video_llama.data.mixture import Draw
 from video_llama.errors import TrainingError
+from video_llama.training.orphans import watch_parent
 
 # A worker is forked from a process that has imported this and done nothing else: forking a training
 # process, with its threads, can lock up; importing in every worker takes seconds.
@@ -56,7 +57,8 @@ def worker_options(workers: int) -> dict[str, Any]:
 
 
 def _start_worker(_: int) -> None:
-    """Ctrl-C is for the training process, which ends its workers itself."""
+    """Ctrl-C is for the training process, which ends its workers itself, or is missed by them."""
+    watch_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
 
