@@ -15,20 +15,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from recipes.nano.encoders import lone_things
-from recipes.nano.loop import batches, train
+from recipes.nano.encoders import SHOWN_PHOTOGRAPHS, flat_frames, picture_embeddings
+from recipes.nano.loop import DEVICE, batches, normal, train
+from recipes.nano.material import Material, photographs
 from recipes.nano.render import clip_scene, pixels, render
-from recipes.nano.settings import SEED
-from recipes.nano.text import (
-    Talk,
-    Words,
-    audio_labels,
-    make_talk_about,
-    tokenize_talk,
-    video_labels,
-)
+from recipes.nano.settings import IMAGE_SIZE, SEED
+from recipes.nano.text import Talk, Words, make_talk_about, said, tokenize_talk
 from video_llama.data.world.scene import Group, Scene
-from video_llama.data.world.things import COLOURS, SOUNDING, THINGS
+from video_llama.data.world.things import COLOURS, NAMED
 from video_llama.models import VideoLlamaForConditionalGeneration
 from video_llama.processing.processor import VideoLlamaProcessor
 
@@ -64,22 +58,26 @@ def word_loss(
 ) -> tuple[torch.Tensor, list[float]]:
     """Tokens (B, Q, D) against each query's words `labels` (B, Q); also the shares named right."""
     loss, right = tokens.new_zeros(()), []
+    meant = said(tables, labels)
     for query, table in enumerate(tables):
-        token = tokens[:, query]
-        logits = 12 * F.normalize(token, dim=-1) @ F.normalize(table, dim=-1).T
+        logits = 12 * F.normalize(tokens[:, query], dim=-1) @ F.normalize(table, dim=-1).T
         target = labels[:, query]
         loss = loss + F.cross_entropy(logits, target)
-        # As long as a word, too: the language model has read words at 0.5 to 1.1 of their length.
-        loss = loss + (token - 0.9 * table[target]).square().mean() / table.var()
+        # As long as what is meant, too: the language model has read it at 0.5 to 1.1 of its length.
+        loss = loss + (tokens[:, query] - 0.9 * meant[:, query]).square().mean() / table.var()
         right.append((logits.argmax(-1) == target).float().mean().item())
     return loss / len(tables), right
 
 
 def frame_scene(facts: np.ndarray) -> Scene:
     """The picture behind one row of frame facts."""
-    names, colours = list(THINGS), list(COLOURS)
+    names, colours = list(NAMED), list(COLOURS)
     groups = [
-        Group(names[int(facts[i])], colours[int(facts[i + 1])], int(facts[i + 2]) + 1)
+        Group(
+            names[int(facts[i])],
+            None if facts[i + 1] < 0 else colours[int(facts[i + 1])],
+            int(facts[i + 2]) + 1,
+        )
         for i in (0, 6)
         if facts[i] >= 0
     ]
@@ -93,7 +91,7 @@ def encode(
     """What a frozen encoder says of frames (N, S, S, 3), computed once: half precision (N, ...)."""
     if not path.is_file():
         parts = [
-            encoder(pixels(frames[i : i + 256])).numpy().astype(np.float16)
+            encoder(pixels(frames[i : i + 256])).cpu().numpy().astype(np.float16)
             for i in range(0, len(frames), 256)
         ]
         np.save(path.with_suffix(".part.npy"), np.concatenate(parts))
@@ -102,66 +100,101 @@ def encode(
 
 
 class VisionData:
-    """Frame states of clips (N, 8, Q, D) and of pictures (K, 1, Q, D), with their scenes."""
+    """Frame states of clips (N, 8, Q, D) and of pictures (K, 1, Q, D), with their scenes.
 
-    def __init__(self, model: VideoLlamaForConditionalGeneration, folder: Path) -> None:
-        branch = model.vision_branch.eval()
-        (clips,) = render("clips", folder)
+    `picture_weights` (K,) say how often a picture is drawn: photographs of rare things more often
+    than there are of them, and as many photographs as scenes.
+    """
+
+    def __init__(self, model: VideoLlamaForConditionalGeneration, material: Material) -> None:
+        branch, folder = model.vision_branch.eval(), material.work
+        (clips,) = render("clips", material)
         flat = clips.reshape(-1, *clips.shape[2:])
         states = encode(flat, branch.encode_frames, folder / "clip_states.npy")
         self.clips = states.reshape(len(clips), -1, *states.shape[1:])
-        self.clip_scenes = [replace(clip_scene(i), sound=None) for i in range(len(clips))]
-        frames, facts = render("frames", folder)
-        frames, facts = frames.reshape(-1, *frames.shape[2:]), facts.reshape(-1, facts.shape[-1])
+        scenes = [clip_scene(material, i) for i in range(len(clips))]
+        self.clip_scenes = [replace(scene, sound=None) for scene in scenes]
+        frames, facts = flat_frames(material)
         seen = np.nonzero(facts[:, 0] >= 0)[0][::4]
         pictures = encode(frames[seen], branch.encode_frames, folder / "picture_states.npy")
-        self.pictures = pictures[:, None]
         self.picture_scenes = [frame_scene(facts[i]) for i in seen]
+        weights = np.full(len(seen), 1 / len(seen))
+        if material.folder:
+            real = photographs(material)
+            shown = real.at_most(SHOWN_PHOTOGRAPHS)
+            labels = real.labels[shown]
+            crops = crop_at_random(real.pixels[shown])
+            more = encode(crops, branch.encode_frames, folder / "photograph_states.npy")
+            pictures = np.concatenate([pictures, more])
+            names = list(NAMED)
+            self.picture_scenes += [
+                Scene((Group(names[label], None),), seconds=0.0) for label in labels
+            ]
+            rare = np.bincount(labels, minlength=len(NAMED))[labels] ** -0.5
+            weights = np.concatenate([weights, rare / rare.sum()])
+        self.pictures = pictures[:, None]
+        self.picture_weights = torch.from_numpy(weights)
+
+
+def crop_at_random(frames: np.ndarray) -> np.ndarray:
+    """Photographs (N, SIDE, SIDE, 3), each cropped somewhere to (S, S, 3) and perhaps mirrored."""
+    rng = np.random.default_rng(SEED)
+    top, left = rng.integers(0, frames.shape[1] - IMAGE_SIZE + 1, (2, len(frames)))
+    cropped = np.stack(
+        [
+            frame[t : t + IMAGE_SIZE, x : x + IMAGE_SIZE]
+            for frame, t, x in zip(frames, top, left, strict=True)
+        ]
+    )
+    mirrored = rng.random(len(frames)) < 0.5
+    cropped[mirrored] = cropped[mirrored][:, :, ::-1]
+    return cropped
 
 
 def soft(states: np.ndarray, noise: float, generator: torch.Generator) -> torch.Tensor:
     """To full precision, with a little noise."""
-    x = torch.from_numpy(states.astype(np.float32))
-    return x + noise * x.std() * torch.randn(x.shape, generator=generator)
+    x = torch.from_numpy(states.astype(np.float32)).to(DEVICE)
+    return x + noise * x.std() * normal(x.shape, generator)
 
 
 def train_vision_branch(
     model: VideoLlamaForConditionalGeneration,
     processor: VideoLlamaProcessor,
-    folder: Path,
+    material: Material,
 ) -> None:
     """Stages 1 and 2 of the vision branch."""
-    data, words = VisionData(model, folder), Words(processor.tokenizer)
+    data, vocabulary = VisionData(model, material), material.vocabulary
+    words = Words(processor.tokenizer, vocabulary)
     branch = model.vision_branch
     parameters = freeze_all_but(model, *VISION_NAMES)
     nn.init.normal_(branch.frame_position_embedding.weight, std=0.3)
     table = model.get_input_embeddings().weight.detach()
     tables = [words.table(w, table) for w in words.video]
     generator = torch.Generator().manual_seed(SEED + 4)
-    clip_labels = torch.tensor([video_labels(scene) for scene in data.clip_scenes])
-    picture_labels = torch.tensor([video_labels(scene) for scene in data.picture_scenes])
+    clip_labels = torch.tensor([vocabulary.video_labels(scene) for scene in data.clip_scenes])
+    picture_labels = torch.tensor([vocabulary.video_labels(scene) for scene in data.picture_scenes])
     clip_order = batches(len(data.clips), min(96, len(data.clips)), SEED + 4)
-    picture_order = batches(len(data.pictures), 32, SEED + 5)
+
+    def some_pictures(count: int) -> torch.Tensor:
+        return torch.multinomial(data.picture_weights, count, generator=generator)
 
     def stage1(_: int) -> tuple[torch.Tensor, dict[str, float]]:
-        index, other = next(clip_order), next(picture_order)
+        index, other = next(clip_order), some_pictures(64)
         moving = branch.join_frames(soft(data.clips[index.numpy()], 0.1, generator))
         still = branch.join_frames(soft(data.pictures[other.numpy()], 0.1, generator))
-        loss, right = word_loss(moving, tables, clip_labels[index])
-        picture_loss, picture_right = word_loss(still, tables, picture_labels[other])
+        loss, right = word_loss(moving, tables, clip_labels[index].to(DEVICE))
+        picture_loss, picture_right = word_loss(still, tables, picture_labels[other].to(DEVICE))
         figures = {f"q{i}": share for i, share in enumerate(right)}
         return loss + 0.4 * picture_loss, {**figures, "picture": float(np.mean(picture_right))}
 
     train("vision stage 1", parameters, stage1, VISION_STEPS[0], 1e-3)
 
     rng = random.Random(SEED)
-    pool = [(i, False) for i in range(len(data.clips))] + [
-        (i, True) for i in range(len(data.pictures))
-    ]
 
     def stage2(_: int) -> tuple[torch.Tensor, dict[str, float]]:
-        chosen = rng.sample(pool, 32)
         talks, features = [], []
+        chosen = [(i, False) for i in rng.sample(range(len(data.clips)), 20)]
+        chosen += [(i, True) for i in some_pictures(12).tolist()]
         for i, picture in chosen:
             scenes, states = (
                 (data.picture_scenes, data.pictures) if picture else (data.clip_scenes, data.clips)
@@ -181,6 +214,7 @@ def answer_loss(
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """The loss of the answers, through the frozen language model."""
     batch = processor.pad([tokenize_talk(processor, talk) for talk in talks], "right")
+    batch = {name: tensor.to(DEVICE) for name, tensor in batch.items()}
     output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], **features)
     targets = batch["labels"][:, 1:]
     learnt = targets != -100
@@ -192,49 +226,58 @@ def answer_loss(
 def train_audio_branch(
     model: VideoLlamaForConditionalGeneration,
     processor: VideoLlamaProcessor,
-    folder: Path,
+    material: Material,
+    make_embeddings: Callable[[], tuple[torch.Tensor, torch.Tensor]] | None = None,
+    seed: int = SEED,
 ) -> None:
-    """Stages 1 and 2 of the audio branch, on pictures of things that can sound."""
+    """Stages 1 and 2 of the audio branch, on pictures of things that can sound.
+
+    `make_embeddings` gives other material than pictures, for controls: embeddings as the branch
+    reads them (N, E) and their things (N,).
+    """
     branch = model.audio_branch.eval()
-    frames, facts = render("frames", folder)
-    frames, facts = frames.reshape(-1, *frames.shape[2:]), facts.reshape(-1, facts.shape[-1])
-    names = list(THINGS)
-    shown = [i for i in lone_things(facts) if names[int(facts[i, 0])] in SOUNDING]
-    embeddings = torch.from_numpy(
-        encode(frames[shown], branch.imagebind.embed_vision, folder / "embeddings.npy").astype(
-            np.float32
-        )
-    )
-    things = [names[int(facts[i, 0])] for i in shown]
-    of_thing = {name: [i for i, t in enumerate(things) if t == name] for name in SOUNDING}
-    words = Words(processor.tokenizer)
+    vocabulary, names = material.vocabulary, list(NAMED)
+    z, things = (make_embeddings or (lambda: pictures_to_hear(model, material)))()
+    of_thing = {names[int(t)]: torch.nonzero(things == t)[:, 0].tolist() for t in things.unique()}
+    audible = [name for name in vocabulary.audible if name in of_thing]
+    words = Words(processor.tokenizer, vocabulary)
     parameters = freeze_all_but(model, *AUDIO_NAMES)
     table = model.get_input_embeddings().weight.detach()
     tables = [words.table(w, table) for w in words.audio]
-    generator = torch.Generator().manual_seed(SEED + 6)
-    rng = random.Random(SEED + 6)
+    generator = torch.Generator().manual_seed(seed + 6)
+    rng = random.Random(seed + 6)
 
-    def pictures(chosen: Sequence[str], count: int) -> torch.Tensor:
+    def tokens_of(chosen: Sequence[str], count: int) -> torch.Tensor:
         """Tokens (B, U, D) of `count` pictures of each thing, roughened."""
         index = torch.tensor([rng.choices(of_thing[name], k=count) for name in chosen])
-        z = embeddings[index]
-        z = F.dropout(z, 0.3) + torch.randn(z.shape, generator=generator)
-        return branch.join_clips(z)
+        x = z[index].to(DEVICE)
+        return branch.join_clips(F.dropout(x, 0.3) + normal(x.shape, generator))
 
     def stage1(_: int) -> tuple[torch.Tensor, dict[str, float]]:
-        chosen = rng.choices(SOUNDING, k=96)
-        tokens = pictures(chosen, rng.choice((1, 2, 3)))
-        labels = torch.tensor([audio_labels(name) for name in chosen])
-        loss, right = word_loss(tokens, tables, labels)
+        chosen = rng.choices(audible, k=96)
+        tokens = tokens_of(chosen, rng.choice((1, 2, 3)))
+        labels = torch.tensor([vocabulary.audio_labels(name) for name in chosen])
+        loss, right = word_loss(tokens, tables, labels.to(DEVICE))
         return loss, {"thing": right[0], "verb": right[1]}
 
-    torch.manual_seed(SEED + 6)
+    torch.manual_seed(seed + 6)
     train("audio stage 1", parameters, stage1, AUDIO_STEPS[0], 1e-3)
 
     def stage2(_: int) -> tuple[torch.Tensor, dict[str, float]]:
-        chosen = rng.choices(SOUNDING, k=32)
+        chosen = rng.choices(audible, k=32)
         talks = [make_talk_about(Scene((), sound=name), rng) for name in chosen]
-        tokens = pictures(chosen, rng.choice((1, 2, 3)))
+        tokens = tokens_of(chosen, rng.choice((1, 2, 3)))
         return answer_loss(model, processor, talks, audio_features=tokens)
 
     train("audio stage 2", parameters, stage2, AUDIO_STEPS[1], 2e-4, warmup=20, every=25)
+
+
+@torch.no_grad()
+def pictures_to_hear(
+    model: VideoLlamaForConditionalGeneration, material: Material
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Embeddings of pictures as the audio branch reads them (N, E), and their things (N,)."""
+    imagebind = model.audio_branch.imagebind
+    z, things, _ = picture_embeddings(imagebind.vision, material)
+    centred = F.normalize(z - imagebind.vision.mean.cpu(), dim=-1)
+    return centred * z.shape[-1] ** 0.5, things

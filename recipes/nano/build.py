@@ -1,20 +1,20 @@
 """Puts tokenizer, processor and an untrained model together."""
 
-from pathlib import Path
-
 import torch
 
+from recipes.nano.loop import DEVICE
+from recipes.nano.material import Material
 from recipes.nano.settings import IMAGE_SIZE, NUM_CLIPS, NUM_FRAMES, SEED, nano_config
 from recipes.nano.text import train_tokenizer
 from video_llama.models import VideoLlamaForConditionalGeneration
 from video_llama.processing.processor import VideoLlamaProcessor
 
 
-def new_processor(folder: Path) -> VideoLlamaProcessor:
+def new_processor(material: Material) -> VideoLlamaProcessor:
     """The processor of nano; trains the tokenizer if that has not been done."""
     config = nano_config(vocab_size=4, bos=1, eos=2, pad=0)
     return VideoLlamaProcessor(
-        train_tokenizer(folder / "tokenizer"),
+        train_tokenizer(material),
         template="plain",
         image_size=IMAGE_SIZE,
         num_frames=NUM_FRAMES,
@@ -25,11 +25,13 @@ def new_processor(folder: Path) -> VideoLlamaProcessor:
     )
 
 
-def new_model(processor: VideoLlamaProcessor) -> VideoLlamaForConditionalGeneration:
-    """Nano with random weights from the recipe's seed."""
+def new_model(
+    processor: VideoLlamaProcessor, seed: int = SEED
+) -> VideoLlamaForConditionalGeneration:
+    """Nano with random weights from a seed."""
     tokenizer = processor.tokenizer
-    torch.manual_seed(SEED)
+    torch.manual_seed(seed)
     config = nano_config(
         len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
     )
-    return VideoLlamaForConditionalGeneration(config)
+    return VideoLlamaForConditionalGeneration(config).to(DEVICE)

@@ -2,31 +2,34 @@
 
 `vision`     the frame encoder and the image Q-Former: what is in a picture, of which colour, how
              many, and where (the labels take the place of BLIP-2's captions)
-`imagebind`  pictures and sounds in one space: pictures by their names, then sounds towards the
-             frozen pictures of the same thing (ImageBind's recipe with names for text)
+`imagebind`  pictures, names and sounds in one space: pictures by their names, then sounds towards
+             the frozen pictures and names of the same thing (ImageBind's recipe)
 """
 
 import json
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from recipes.nano.loop import batches, load, save, train
-from recipes.nano.render import THING_IDS, pixels, render, sound_thing
-from recipes.nano.settings import EMBEDDING, SEED, WIDTH
-from video_llama.data.world.things import COLOURS, COUNTS, SOUNDING, THINGS
+from recipes.nano.loop import DEVICE, batches, load, normal, save, train, uniform
+from recipes.nano.material import SIDE, Material, photographs
+from recipes.nano.render import THING_IDS, pixels, recorded_thing, render, sound_thing
+from recipes.nano.settings import EMBEDDING, IMAGE_SIZE, SEED, WIDTH
+from video_llama.data.world.things import COLOURS, COUNTS, NAMED
 from video_llama.models import VideoLlamaForConditionalGeneration
 from video_llama.models.imagebind import ImageBind
 from video_llama.models.qformer import ask
 from video_llama.models.vision_branch import VisionBranch
 
 VISION_STEPS = 3000
-PICTURE_STEPS = 500
-SOUND_STEPS = 500
-BATCH = 64
+PICTURE_STEPS = 900
+SOUND_STEPS = 1400
+BATCH = 48  # frames of scenes, and as many photographs where there are some
+SOUND_BATCH = 64
+SHOWN_PHOTOGRAPHS = 400  # of each thing, for what is trained on frozen encoders
 
 
 class FrameHeads(nn.Module):
@@ -39,14 +42,15 @@ class FrameHeads(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        sizes = (len(THINGS), len(COLOURS), len(COUNTS))
-        # The right group may not be there: one class more.
+        # Of group A a thing and a number are always there, of a photograph the colour is not.
+        self.unsaid = (0, 1, 0, 1, 1, 1)
+        sizes = (len(NAMED), len(COLOURS), len(COUNTS)) * 2
         self.heads = nn.ModuleList(
-            [nn.Linear(WIDTH, n) for n in sizes] + [nn.Linear(WIDTH, n + 1) for n in sizes]
+            [nn.Linear(WIDTH, n + m) for n, m in zip(sizes, self.unsaid, strict=True)]
         )
         self.places = nn.ModuleList([nn.Linear(WIDTH, 3), nn.Linear(WIDTH, 3)])
         self.spread = nn.Linear(WIDTH, 8 * WIDTH)
-        self.patches = nn.Linear(WIDTH, len(THINGS))
+        self.patches = nn.Linear(WIDTH, len(NAMED))
 
     def forward(
         self, states: torch.Tensor, queries: torch.Tensor, facts: torch.Tensor
@@ -54,7 +58,7 @@ class FrameHeads(nn.Module):
         """Encoder states (B, P, D), queries (B, 8, D), facts (B, 12) -> loss and figures."""
         loss, figures = self.read(queries, facts)
         direct, _ = self.read(self.spread(states[:, 0]).unflatten(-1, (8, WIDTH)), facts)
-        shown = queries.new_zeros(len(facts), len(THINGS) + 1)  # the last column: not there
+        shown = queries.new_zeros(len(facts), len(NAMED) + 1)  # the last column: not there
         shown.scatter_(1, facts[:, (0, 6)].long() % shown.shape[1], 1.0)
         strongest = self.patches(states[:, 1:]).amax(1)
         parts = F.binary_cross_entropy_with_logits(strongest, shown[:, :-1])
@@ -68,14 +72,14 @@ class FrameHeads(nn.Module):
         figures = {}
         for group in range(2):
             for kind in range(3):
-                labels = facts[:, 6 * group + kind].long()
-                logits = self.heads[3 * group + kind](queries[:, 4 * group + kind])
-                labels = labels if group == 0 else labels + 1
+                head = 3 * group + kind
+                labels = facts[:, 6 * group + kind].long() + self.unsaid[head]
+                logits = self.heads[head](queries[:, 4 * group + kind])
                 loss = loss + F.cross_entropy(logits, labels, label_smoothing=0.02)
                 figures["tcn"[kind] + str(group)] = (
                     (logits.argmax(-1) == labels).float().mean().item()
                 )
-            there = facts[:, 6 * group] >= 0
+            there = facts[:, 6 * group + 5] > 0
             places = self.places[group](queries[:, 4 * group + 3])
             error = F.mse_loss(places[there], facts[there][:, 6 * group + 3 : 6 * group + 6])
             loss = loss + 20 * error
@@ -86,41 +90,112 @@ class FrameHeads(nn.Module):
 def jitter(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """A little light, contrast and noise on normalised pixels (B, ..., 3, H, W)."""
     shape = (x.shape[0], *[1] * (x.ndim - 1))
-    light = torch.randn(shape, generator=generator) * 0.08
-    contrast = 1 + torch.randn(shape, generator=generator) * 0.06
-    noise = torch.randn(x.shape, generator=generator) * 0.03
-    return x * contrast + light + noise
+    light = 0.08 * normal(shape, generator)
+    contrast = 1 + 0.06 * normal(shape, generator)
+    return x * contrast + light + 0.03 * normal(x.shape, generator)
 
 
-def train_vision(model: VideoLlamaForConditionalGeneration, folder: Path) -> None:
+def loosen(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Photographs (B, 3, H, W) cropped, mirrored, tinted and partly covered -> (B, 3, S, S)."""
+    count = len(x)
+    share = (0.4 + 0.6 * uniform((count,), generator)).sqrt()
+    aspect = (0.28 * (uniform((count,), generator) - 0.5)).exp()
+    width, height = (share * aspect).clamp(max=1), (share / aspect).clamp(max=1)
+    mirror = torch.where(uniform((count,), generator) < 0.5, -1.0, 1.0)
+    theta = x.new_zeros(count, 2, 3)
+    theta[:, 0, 0], theta[:, 1, 1] = width * mirror, height
+    theta[:, 0, 2] = (1 - width) * (2 * uniform((count,), generator) - 1)
+    theta[:, 1, 2] = (1 - height) * (2 * uniform((count,), generator) - 1)
+    grid = F.affine_grid(theta, [count, 3, IMAGE_SIZE, IMAGE_SIZE], align_corners=False)
+    x = F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
+    one, three = (count, 1, 1, 1), (count, 3, 1, 1)
+    x = x * (1 + 0.25 * normal(one, generator)) + 0.25 * normal(one, generator)
+    x = x + 0.12 * normal(three, generator)
+    grey = x.mean(1, keepdim=True)
+    x = torch.where(uniform(one, generator) < 0.1, grey, x)
+    rows = torch.arange(IMAGE_SIZE, device=x.device)
+    side = IMAGE_SIZE * (0.15 + 0.25 * uniform((2, count, 1), generator))
+    start = IMAGE_SIZE * uniform((2, count, 1), generator) - side / 2
+    inside = (rows >= start) & (rows < start + side)  # (2, B, S)
+    covered = inside[0][:, None, :, None] & inside[1][:, None, None, :]
+    return x.masked_fill(covered & (uniform(one, generator) < 0.4), 0.0)
+
+
+class PhotographBatches:
+    """Endless batches of photographs: rare things come more often than they are."""
+
+    def __init__(self, material: Material, names: tuple[str, ...], seed: int) -> None:
+        self.photographs = photographs(material)
+        found = self.photographs.of_name
+        self.index = np.concatenate([found[name] for name in names if name in found])
+        labels = self.photographs.labels[self.index]
+        counts = np.bincount(labels, minlength=len(NAMED))
+        self.weights = torch.from_numpy(counts[labels] ** -0.5)
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def draw(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loosened pixels (count, 3, S, S) and things (count,)."""
+        chosen = torch.multinomial(self.weights, count, generator=self.generator).sort().values
+        index = self.index[chosen.numpy()]
+        x = loosen(pixels(self.photographs.pixels[index]), self.generator)
+        return x, torch.from_numpy(self.photographs.labels[index].astype(np.int64)).to(DEVICE)
+
+
+def photograph_facts(things: torch.Tensor) -> torch.Tensor:
+    """Facts (B, 12) of whole photographs of `things` (B,)."""
+    facts = things.new_full((len(things), 12), -1.0, dtype=torch.float32)
+    facts[:, 0], facts[:, 2] = things, 0
+    facts[:, 3:6] = facts.new_tensor([0.5, 0.5, 0.0])
+    return facts
+
+
+def train_vision(model: VideoLlamaForConditionalGeneration, material: Material) -> None:
     """The frame encoder with the image Q-Former."""
-    frames, facts = render("frames", folder)
-    frames, facts = frames.reshape(-1, *frames.shape[2:]), facts.reshape(-1, facts.shape[-1])
+    frames, facts = flat_frames(material)
     branch: VisionBranch = model.vision_branch
-    heads = FrameHeads()
+    heads = FrameHeads().to(DEVICE)
     parts = [branch.vision_encoder, branch.qformer, heads]
     for part in parts:
         part.train()
     generator = torch.Generator().manual_seed(SEED)
     order = batches(len(frames), BATCH, SEED)
-    facts = torch.from_numpy(np.array(facts))
+    real = PhotographBatches(material, material.things, SEED) if material.folder else None
+    held = torch.from_numpy(np.array(facts)).to(DEVICE)
 
     def loss_of(_: int) -> tuple[torch.Tensor, dict[str, float]]:
         index = next(order).sort().values
-        x = jitter(pixels(frames[index.numpy()]), generator)
+        x, facts = jitter(pixels(frames[index.numpy()]), generator), held[index.to(DEVICE)]
+        things = None
+        if real:
+            photographed, things = real.draw(BATCH)
+            x = torch.cat([x, photographed])
+            facts = torch.cat([facts, photograph_facts(things)])
         states = branch.vision_encoder(x, return_dict=True).last_hidden_state
-        return heads(states, ask(branch.qformer, branch.query_tokens, states), facts[index])
+        queries = ask(branch.qformer, branch.query_tokens, states)
+        loss, figures = heads(states, queries, facts)
+        if things is not None:
+            named = heads.heads[0](queries[BATCH:, 0])
+            loss = loss + 2 * F.cross_entropy(named, things, label_smoothing=0.1)
+            figures["photograph"] = (named.argmax(-1) == things).float().mean().item()
+        return loss, figures
 
     parameters = [p for part in parts for p in part.parameters()] + [branch.query_tokens]
     train("vision", parameters, loss_of, VISION_STEPS, 1e-3)
-    save(folder, "vision_encoder", branch.vision_encoder)
-    save(folder, "image_qformer", branch.qformer)
-    torch.save(branch.query_tokens.data, folder / "query_tokens.pt")
+    save(material.work, "vision_encoder", branch.vision_encoder)
+    save(material.work, "image_qformer", branch.qformer)
+    save(material.work, "frame_heads", heads)
+    torch.save(branch.query_tokens.data, material.work / "query_tokens.pt")
 
 
-def load_vision(model: VideoLlamaForConditionalGeneration, folder: Path) -> None:
+def flat_frames(material: Material) -> tuple[np.ndarray, np.ndarray]:
+    """Frames of scenes (N, S, S, 3) and their facts (N, 12)."""
+    frames, facts = render("frames", material)
+    return frames.reshape(-1, *frames.shape[2:]), facts.reshape(-1, facts.shape[-1])
+
+
+def load_vision(model: VideoLlamaForConditionalGeneration, material: Material) -> None:
     """Put the trained frame encoder and image Q-Former into a model."""
-    branch = model.vision_branch
+    branch, folder = model.vision_branch, material.work
     load(folder, "vision_encoder", branch.vision_encoder)
     load(folder, "image_qformer", branch.qformer)
     branch.query_tokens.data.copy_(torch.load(folder / "query_tokens.pt", weights_only=True))
@@ -150,29 +225,37 @@ def lone_things(facts: np.ndarray) -> np.ndarray:
     return np.nonzero((facts[:, 0] >= 0) & (facts[:, 6] < 0))[0]
 
 
-def train_imagebind_pictures(model: VideoLlamaForConditionalGeneration, folder: Path) -> None:
+def train_imagebind_pictures(model: VideoLlamaForConditionalGeneration, material: Material) -> None:
     """The picture side: near the name of what is seen, whatever its colour, number and place."""
-    frames, facts = render("frames", folder)
-    frames, facts = frames.reshape(-1, *frames.shape[2:]), facts.reshape(-1, facts.shape[-1])
+    frames, facts = flat_frames(material)
     alone = lone_things(facts)
     things = torch.from_numpy(np.array(facts[:, 0])).long()
     side = model.audio_branch.imagebind.vision
     start_from_frames(side, model.vision_branch)
-    names = nn.Parameter(F.normalize(torch.randn(len(THINGS), EMBEDDING), dim=-1))
+    torch.manual_seed(SEED + 1)
+    names = nn.Parameter(F.normalize(torch.randn(len(NAMED), EMBEDDING), dim=-1).to(DEVICE))
     generator = torch.Generator().manual_seed(SEED + 1)
     order = batches(len(alone), BATCH, SEED + 1)
+    real = PhotographBatches(material, material.things, SEED + 1) if material.folder else None
     side.train()
 
     def loss_of(_: int) -> tuple[torch.Tensor, dict[str, float]]:
         index = alone[np.sort(next(order).numpy())]
-        z = F.normalize(side(jitter(pixels(frames[index]), generator)), dim=-1)
+        x, labels = jitter(pixels(frames[index]), generator), things[index].to(DEVICE)
+        if real:
+            photographed, seen = real.draw(BATCH)
+            x, labels = torch.cat([x, photographed]), torch.cat([labels, seen])
+        z = F.normalize(side(x), dim=-1)
         logits = 16 * z @ F.normalize(names, dim=-1).T
-        labels = things[index]
-        right = (logits.argmax(-1) == labels).float().mean().item()
-        return F.cross_entropy(logits, labels, label_smoothing=0.05), {"named": right}
+        right = (logits.argmax(-1) == labels).float()
+        figures = {"drawn": right[:BATCH].mean().item()}
+        if real:
+            figures["photograph"] = right[BATCH:].mean().item()
+        return F.cross_entropy(logits, labels, label_smoothing=0.05), figures
 
     train("imagebind pictures", [*side.parameters(), names], loss_of, PICTURE_STEPS, 5e-4)
-    save(folder, "imagebind_vision", side)
+    torch.save(names.data, material.work / "names.pt")
+    save(material.work, "imagebind_vision", side)
 
 
 def mask_stripes(mel: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -189,68 +272,109 @@ def mask_stripes(mel: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return mel
 
 
-def train_imagebind_sounds(model: VideoLlamaForConditionalGeneration, folder: Path) -> None:
-    """The sound side, towards the frozen pictures of the same thing; then the two means."""
-    frames, facts = render("frames", folder)
-    frames, facts = frames.reshape(-1, *frames.shape[2:]), facts.reshape(-1, facts.shape[-1])
-    (mels,) = render("sounds", folder)
+@torch.no_grad()
+def picture_embeddings(
+    side: nn.Module, material: Material
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of lone drawn things and of photographs of what may be heard, by the frozen picture side.
+
+    Unit embeddings (N, E), things (N,), and which are photographs (N,), on the CPU.
+    """
+    frames, facts = flat_frames(material)
+    audible = [THING_IDS[name] for name in material.audible]
+    alone = lone_things(facts)
+    alone = alone[np.isin(facts[alone, 0], audible)]
+    parts = [pixels_of(frames, part) for part in np.array_split(alone, len(alone) // 256 + 1)]
+    things = [torch.from_numpy(np.array(facts[alone, 0])).long()]
+    if material.folder:
+        real = photographs(material)
+        chosen = real.at_most(SHOWN_PHOTOGRAPHS)
+        chosen = chosen[np.isin(real.labels[chosen], audible)]
+        cut = (SIDE - IMAGE_SIZE) // 2
+        middle = real.pixels[:, cut : cut + IMAGE_SIZE, cut : cut + IMAGE_SIZE]
+        parts += [
+            pixels_of(middle, part) for part in np.array_split(chosen, len(chosen) // 256 + 1)
+        ]
+        things.append(torch.from_numpy(real.labels[chosen].astype(np.int64)))
+    z = torch.cat([F.normalize(side(part()), dim=-1).cpu() for part in parts])
+    photographed = torch.arange(len(z)) >= len(things[0])
+    return z, torch.cat(things), photographed
+
+
+def pixels_of(frames: np.ndarray, index: np.ndarray) -> Callable[[], torch.Tensor]:
+    """Pixels of some frames, read when they are called for."""
+    return lambda: pixels(frames[index])
+
+
+def heard_sounds(material: Material) -> tuple[list[np.ndarray], torch.Tensor]:
+    """Mel clips of the world's sounds and of recordings, with what is heard in all of them (N,)."""
+    mels = render("sounds", material)
+    names = [sound_thing(i) for i in range(len(mels[0]))]
+    if material.folder:
+        mels += render("recorded", material)
+        names += [recorded_thing(material, i) for i in range(len(mels[1]))]
+    return mels, torch.tensor([THING_IDS[name] for name in names])
+
+
+def mel_batch(mels: list[np.ndarray], index: torch.Tensor) -> torch.Tensor:
+    """Mel clips (B, 1, M, F) by number over several arrays."""
+    first = len(mels[0])
+    rows = [mels[0][i] if i < first else mels[1][i - first] for i in index.tolist()]
+    return torch.from_numpy(np.stack(rows).astype(np.float32))
+
+
+def train_imagebind_sounds(model: VideoLlamaForConditionalGeneration, material: Material) -> None:
+    """The sound side, towards the frozen pictures and name of the same thing; then both means."""
     imagebind: ImageBind = model.audio_branch.imagebind
     imagebind.vision.eval()
-    alone = lone_things(facts)
-    things = torch.from_numpy(np.array(facts[alone, 0])).long()
-    with torch.no_grad():
-        pictures = torch.cat(
-            [
-                F.normalize(imagebind.vision(pixels(frames[part])), dim=-1)
-                for part in np.array_split(alone, len(alone) // 256 + 1)
-            ]
-        )
-    heard = torch.tensor([THING_IDS[sound_thing(i)] for i in range(len(mels))])
+    pictures, things, _ = picture_embeddings(imagebind.vision, material)
+    pictures = pictures.to(DEVICE)
+    names = F.normalize(torch.load(material.work / "names.pt", weights_only=True), dim=-1)
+    mels, heard = heard_sounds(material)
     of_thing = {int(t): torch.nonzero(things == t)[:, 0] for t in things.unique()}
     generator = torch.Generator().manual_seed(SEED + 2)
-    order = batches(len(mels), BATCH, SEED + 2)
+    order = batches(len(heard), SOUND_BATCH, SEED + 2)
     side = imagebind.audio
     side.train()
 
     def loss_of(_: int) -> tuple[torch.Tensor, dict[str, float]]:
         index = next(order).sort().values
-        mel = torch.from_numpy(mels[index.numpy()].astype(np.float32))
         labels = heard[index]
-        z = F.normalize(side(mask_stripes(mel, generator)), dim=-1)
-        own = torch.stack(
-            [
-                of_thing[int(t)][torch.randint(len(of_thing[int(t)]), (), generator=generator)]
-                for t in labels
-            ]
-        )
+        z = F.normalize(side(mask_stripes(mel_batch(mels, index), generator).to(DEVICE)), dim=-1)
+        own = [
+            of_thing[t][torch.randint(len(of_thing[t]), (), generator=generator)]
+            for t in labels.tolist()
+        ]
         others = torch.randint(len(pictures), (64,), generator=generator)
-        shown = torch.cat([own, others])
-        same = (labels[:, None] == things[shown][None]).float()
-        logits = 16 * z @ pictures[shown].T
+        shown = torch.cat([torch.stack(own), others])
+        same = (labels[:, None] == things[shown][None]).float().to(DEVICE)
+        logits = 16 * z @ pictures[shown.to(DEVICE)].T
         logs = logits.log_softmax(-1)
         loss = -(same * logs).sum(-1).div(same.sum(-1)).mean()
-        near = things[shown][logits.argmax(-1)] == labels
-        return loss, {"matched": near.float().mean().item()}
+        named = 16 * z @ names.to(DEVICE).T
+        target = labels.to(DEVICE)
+        loss = loss + 0.5 * F.cross_entropy(named, target, label_smoothing=0.05)
+        right = (named.argmax(-1) == target).float().cpu()
+        recorded = index >= len(mels[0])
+        figures = {"world": right[~recorded].mean().item()}
+        if recorded.any():
+            figures["recorded"] = right[recorded].mean().item()
+        return loss, figures
 
     train("imagebind sounds", side.parameters(), loss_of, SOUND_STEPS, 1e-3)
     side.eval()
+    spread = torch.linspace(0, len(heard) - 1, min(4000, len(heard))).long()
     with torch.no_grad():
         sounds = torch.cat(
-            [
-                F.normalize(side(torch.from_numpy(mels[i : i + 64].astype(np.float32))), dim=-1)
-                for i in range(0, min(3000, len(mels)), 64)
-            ]
+            [F.normalize(side(mel_batch(mels, i).to(DEVICE)), dim=-1) for i in spread.split(64)]
         )
         # Centring: the mean of pictures of things that can sound, and of unlabelled sounds.
-        sounding = torch.isin(things, torch.tensor([THING_IDS[name] for name in SOUNDING]))
-        imagebind.vision.mean.copy_(pictures[sounding].mean(0))
+        imagebind.vision.mean.copy_(pictures.mean(0))
         side.mean.copy_(sounds.mean(0))
-        gap = F.normalize(imagebind.vision.mean - side.mean, dim=0).norm().item()
+    means = imagebind.vision.mean, side.mean
     figures = {
-        "cosine of the two means": F.cosine_similarity(
-            imagebind.vision.mean, side.mean, dim=0
-        ).item(),
-        "norms": [imagebind.vision.mean.norm().item(), side.mean.norm().item(), gap],
+        "cosine of the two means": F.cosine_similarity(*means, dim=0).item(),
+        "norms": [mean.norm().item() for mean in means],
     }
     print(json.dumps(figures), flush=True)
-    save(folder, "imagebind", imagebind)
+    save(material.work, "imagebind", imagebind)

@@ -11,16 +11,15 @@ from pathlib import Path
 
 import torch
 
-from recipes.nano.loop import batches, load, save, train
+from recipes.nano.loop import DEVICE, batches, load, normal, save, train, uniform
+from recipes.nano.material import Material
 from recipes.nano.settings import SEED
-from recipes.nano.text import Talk, Words, audio_labels, talks, tokenize_talk, video_labels
+from recipes.nano.text import Forms, Talk, Words, said, talks, tokenize_talk
 from video_llama.models import VideoLlamaForConditionalGeneration
 from video_llama.processing.processor import VideoLlamaProcessor
 
 TALKS = 48000
-# Steps, rate, and how blurred the words are at the beginning and at the end. Read through the full
-# blur alone, colours were not learnt in the first round; begun clear again, they are.
-ROUNDS = ((2000, 2e-3, 1.0, 1.0), (900, 1.2e-3, 0.0, 1.0))
+STEPS, RATE = 1700, 2e-3
 BATCH = 64
 
 
@@ -33,31 +32,27 @@ def blurred(
     noise as strong as the words.
     """
     count, queries = labels.shape
-    scale = 0.5 + 0.6 * torch.rand(count, queries, 1, generator=generator)
-    mix = 0.4 * blur * torch.rand(count, queries, 1, generator=generator)
-    mix = mix * (torch.rand(count, 1, 1, generator=generator) < 0.7)
-    noise = blur * torch.rand(count, 1, 1, generator=generator)
-    noise = noise * (torch.rand(count, 1, 1, generator=generator) < 0.8)
-    rows = []
-    for query in range(queries):
-        words = table[query]
-        own = words[labels[:, query]]
-        other = words[torch.randint(len(words), (count,), generator=generator)]
-        share = mix[:, query]
-        rows.append((1 - share) * own + share * other)
-    soft = torch.stack(rows, dim=1) * scale
+    each, whole = (count, queries, 1), (count, 1, 1)
+    scale = 0.5 + 0.6 * uniform(each, generator)
+    mix = 0.4 * blur * uniform(each, generator) * (uniform(whole, generator) < 0.7)
+    noise = blur * uniform(whole, generator) * (uniform(whole, generator) < 0.8)
+    others = torch.stack(
+        [torch.randint(len(words), (count,), generator=generator) for words in table], dim=1
+    ).to(DEVICE)
+    soft = ((1 - mix) * said(table, labels) + mix * said(table, others)) * scale
     spread = soft.detach().std()
-    return soft + noise * spread * torch.randn(soft.shape, generator=generator)
+    return soft + noise * spread * normal(soft.shape, generator)
 
 
 class Prompts:
     """Tokenised conversations, with the words of their media."""
 
-    def __init__(self, processor: VideoLlamaProcessor, folder: Path) -> None:
+    def __init__(self, processor: VideoLlamaProcessor, material: Material) -> None:
         self.processor = processor
-        path = folder / "talks.pkl"
+        self.vocabulary = material.vocabulary
+        path = material.work / "talks.pkl"
         if not path.is_file():
-            made = talks(TALKS)
+            made = talks(material, TALKS)
             with path.open("wb") as file:
                 pickle.dump([self._entry(talk) for talk in made], file)
         with path.open("rb") as file:
@@ -65,8 +60,8 @@ class Prompts:
 
     def _entry(self, talk: Talk) -> tuple:
         scene = talk.scene
-        video = video_labels(scene) if scene.groups else None
-        audio = audio_labels(scene.sound) if scene.sound else None
+        video = self.vocabulary.video_labels(scene) if scene.groups else None
+        audio = self.vocabulary.audio_labels(scene.sound) if scene.sound else None
         return tokenize_talk(self.processor, talk), video, audio
 
     def batches(self, seed: int) -> Iterator[torch.Tensor]:
@@ -84,16 +79,18 @@ class Prompts:
         """Padded ids and labels, then word labels of what is seen (M, 9) and heard (A, 2)."""
         chosen = [self.entries[i] for i in index.tolist()]
         data = self.processor.pad([entry[0] for entry in chosen], "right")
-        video = torch.tensor([e[1] for e in chosen if e[1] is not None])
-        audio = torch.tensor([e[2] for e in chosen if e[2] is not None])
-        return data, video, audio
+        video = torch.tensor([e[1] for e in chosen if e[1] is not None]).to(DEVICE)
+        audio = torch.tensor([e[2] for e in chosen if e[2] is not None]).to(DEVICE)
+        return {name: tensor.to(DEVICE) for name, tensor in data.items()}, video, audio
 
 
 def train_language(
-    model: VideoLlamaForConditionalGeneration, processor: VideoLlamaProcessor, folder: Path
+    model: VideoLlamaForConditionalGeneration, processor: VideoLlamaProcessor, material: Material
 ) -> None:
     """Train the language model on conversations about blurred words."""
-    prompts, words = Prompts(processor, folder), Words(processor.tokenizer)
+    prompts = Prompts(processor, material)
+    words = Words(processor.tokenizer, material.vocabulary)
+    forms = Forms(processor.tokenizer, material.things)
     generator = torch.Generator().manual_seed(SEED + 3)
     order = prompts.batches(SEED + 3)
     model.language_model.train()
@@ -116,22 +113,16 @@ def train_language(
         wrong = torch.zeros_like(learnt)
         wrong[learnt] = logits.argmax(-1) != targets[learnt]
         whole = (~wrong.any(1)).float().mean().item()  # all answers of a conversation exact
-        return loss, {"exact": whole}
+        apart = forms.apart(table)
+        return loss + 0.5 * apart, {"exact": whole, "forms apart": apart.item()}
 
-    for number, (steps, rate, begin, end) in enumerate(ROUNDS, 1):
-        name, part = f"language, round {number}", f"language_model.{number}"
-        if (folder / f"{part}.pt").is_file():
-            load(folder, part, model.language_model)
-            continue
+    def loss_of(step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        # From clear words to blurred ones: through the full blur alone, which colour belongs to
+        # which thing is not learnt.
+        return answers(step / STEPS)
 
-        def loss_of(
-            step: int, steps: int = steps, begin: float = begin, end: float = end
-        ) -> tuple[torch.Tensor, dict[str, float]]:
-            return answers(begin + (end - begin) * step / steps)
-
-        train(name, model.language_model.parameters(), loss_of, steps, rate, weight_decay=0.02)
-        save(folder, part, model.language_model)
-    save(folder, "language_model", model.language_model)
+    train("language", model.language_model.parameters(), loss_of, STEPS, RATE, weight_decay=0.02)
+    save(material.work, "language_model", model.language_model)
 
 
 def load_language(model: VideoLlamaForConditionalGeneration, folder: Path) -> None:

@@ -4,11 +4,23 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
+
+DEVICE = torch.accelerator.current_accelerator() or torch.device("cpu")
+
+
+def normal(shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:
+    """Normal numbers on the device, drawn on the CPU: a seed means the same everywhere."""
+    return torch.randn(tuple(shape), generator=generator).to(DEVICE)
+
+
+def uniform(shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:
+    """Numbers in [0, 1) on the device, drawn on the CPU."""
+    return torch.rand(tuple(shape), generator=generator).to(DEVICE)
 
 
 def cosine(step: int, steps: int, peak: float, warmup: int) -> float:
@@ -81,5 +93,5 @@ def load(folder: Path, name: str, module: nn.Module) -> nn.Module:
     path = folder / f"{name}.pt"
     if not path.is_file():
         sys.exit(f"error: {path} is missing: run the step that makes it first")
-    module.load_state_dict(torch.load(path, weights_only=True))
+    module.load_state_dict(torch.load(path, weights_only=True, map_location=DEVICE))
     return module

@@ -1,31 +1,62 @@
 """Renders the training scenes once, into arrays on disk.
 
-frames/  single pictures of scenes with what is seen in each (encoders)
-clips/   8 frames of each scene (video branch)
-sounds/  mel clips of single things (ImageBind's sound side)
+frames    single pictures of scenes with what is seen in each (encoders)
+clips     8 frames of each scene (video branch)
+sounds    mel clips of single things of the world (ImageBind's sound side)
+recorded  mel clips of recordings, likewise
 """
 
 import io
 import random
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
+from recipes.nano.loop import DEVICE
+from recipes.nano.material import (
+    Material,
+    photograph_look,
+    photographs,
+    recordings,
+)
 from recipes.nano.settings import IMAGE_SIZE, NUM_FRAMES, SCENES
-from video_llama.data.world.draw import render_frames, render_masks
+from video_llama.data.world.draw import DRAWN, Look, render_frames, render_masks
+from video_llama.data.world.photographs import random_crop
 from video_llama.data.world.scene import Scene, sample_scene
-from video_llama.data.world.things import COLOURS, SOUNDING, THINGS
+from video_llama.data.world.things import COLOURS, NAMED, SOUNDING
 
-THING_IDS = {name: i for i, name in enumerate(THINGS)}
+THING_IDS = {name: i for i, name in enumerate(NAMED)}
 COLOUR_IDS = {name: i for i, name in enumerate(COLOURS)}
 FRAMES_PER_SCENE = 2
+FULL_SHARE = 0.6  # of lone photographed things that stay still: shown as the whole photograph
 # Columns of the facts of a frame: for the left (or only) group and the right one
-# thing, colour, count (-1: not there), then centre x, centre y, height, as shares of the frame.
+# thing (-1: not there), colour (-1: not known), count, then centre x, centre y, height, as shares
+# of the frame (height 0: not known).
 FACT_COLUMNS = 12
+
+
+def look_of(material: Material) -> Look:
+    """Where pictures come from."""
+    return photograph_look(material) if material.folder else DRAWN
+
+
+def fills_frame(scene: Scene, rng: random.Random) -> bool:
+    """Whether a scene is shown as a photograph as it is, not as a cut-out on a ground."""
+    group = scene.groups[0]
+    lone = len(scene.groups) == 1 and group.count == 1 and group.motion == "still"
+    if not lone or group.colour is not None:
+        return False
+    return NAMED[group.thing].scenery or rng.random() < FULL_SHARE
+
+
+def whole_photograph(material: Material, scene: Scene, rng: random.Random) -> np.ndarray:
+    """(1, S, S, 3): a crop of a photograph of the scene's thing."""
+    picture = random_crop(photographs(material).draw(scene.groups[0].thing, rng), rng, 0.5)
+    square = picture.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
+    return np.asarray(square)[None]
 
 
 def shown_size(rng: random.Random) -> tuple[int, int]:
@@ -64,13 +95,14 @@ def frame_facts(scene: Scene, time: float, masks: np.ndarray) -> list[float]:
             if len(rows)
             else [0.5, 0.5, 0.0]
         )
-        ids = [THING_IDS[group.thing], COLOUR_IDS[group.colour], group.count - 1]
+        colour = -1 if group.colour is None else COLOUR_IDS[group.colour]
+        ids = [THING_IDS[group.thing], colour, group.count - 1]
         facts[place : place + 6] = [*map(float, ids), *box]
         place += 6
     return facts
 
 
-def render_frame_item(seed: int) -> tuple[np.ndarray, np.ndarray]:
+def render_frame_item(material: Material, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Frames (2, S, S, 3) of one scene and their facts (2, 12)."""
     rng = random.Random(f"nano/frames/{seed}")
     scene = sample_scene(
@@ -87,75 +119,119 @@ def render_frame_item(seed: int) -> tuple[np.ndarray, np.ndarray]:
             "closer": 2,
             "away": 2,
         },
+        photographs=material.photographs,
     )
+    if fills_frame(scene, rng):
+        frames = np.concatenate([whole_photograph(material, scene, rng) for _ in range(2)])
+        facts = [THING_IDS[scene.groups[0].thing], -1, 0, 0.5, 0.5, 0, *[-1] * 6]
+        return squeeze(frames, rng), np.array([facts] * 2, np.float32)
     times = sorted(rng.uniform(0, 0.999) for _ in range(FRAMES_PER_SCENE))
     size = shown_size(rng)
-    frames = squeeze(render_frames(scene, size, times=times), rng)
-    masks = render_masks(scene, size, times=times)
+    look = look_of(material)
+    frames = squeeze(render_frames(scene, size, times=times, look=look), rng)
+    masks = render_masks(scene, size, times=times, look=look)
     facts = [frame_facts(scene, t, m) for t, m in zip(times, masks, strict=True)]
     return frames, np.array(facts, np.float32)
 
 
-def clip_scene(seed: int) -> Scene:
+def clip_scene(material: Material, seed: int) -> Scene:
     """The scene behind a training clip."""
-    return sample_scene(random.Random(f"nano/clips/{seed}"))
+    rng = random.Random(f"nano/clips/{seed}")
+    return sample_scene(rng, photographs=material.photographs, audible=material.audible)
 
 
-def render_clip_item(seed: int) -> tuple[np.ndarray]:
+def render_clip_item(material: Material, seed: int) -> tuple[np.ndarray]:
     """Frames (8, S, S, 3) of one scene."""
     rng = random.Random(f"nano/clip-look/{seed}")
-    return (squeeze(render_frames(clip_scene(seed), shown_size(rng), num_frames=NUM_FRAMES), rng),)
+    scene = clip_scene(material, seed)
+    if fills_frame(scene, rng):
+        frames = np.repeat(whole_photograph(material, scene, rng), NUM_FRAMES, axis=0)
+    else:
+        frames = render_frames(
+            scene, shown_size(rng), num_frames=NUM_FRAMES, look=look_of(material)
+        )
+    return (squeeze(frames, rng),)
 
 
 def sound_thing(seed: int) -> str:
-    """What makes the sound of a training item."""
+    """What makes the sound of a training item of the world."""
     return SOUNDING[seed % len(SOUNDING)]
 
 
-def render_sound_item(seed: int) -> tuple[np.ndarray]:
-    """One mel clip (1, 128, 204) in half precision."""
-    from video_llama.data.world.sounds import render_sound
+def recorded_thing(material: Material, seed: int) -> str:
+    """What makes the sound of a recorded training item; rare things are favoured."""
+    counts = {name: len(found) for name, found in recordings(material).of_name.items()}
+    rng = random.Random(f"nano/recorded/{seed}")
+    return rng.choices(list(counts), [n**0.5 for n in counts.values()])[0]
+
+
+def mel_clip(samples: np.ndarray) -> tuple[np.ndarray]:
+    """One mel clip (1, 128, 204) in half precision of samples (N,)."""
     from video_llama.processing.mel import MelSettings, sound_to_clips
+
+    sound = torch.from_numpy(np.asarray(samples, np.float32))[None]
+    return (sound_to_clips(sound, MelSettings(num_clips=1))[0].numpy().astype(np.float16),)
+
+
+def render_sound_item(material: Material, seed: int) -> tuple[np.ndarray]:  # noqa: ARG001
+    """One mel clip of a thing of the world."""
+    from video_llama.data.world.sounds import render_sound
 
     rng = np.random.default_rng([seed, 1])
     samples = render_sound(sound_thing(seed), 2.0, rng=rng)
     if rng.random() < 0.5:  # quieter, and with a rustle of its own
         samples = samples * rng.uniform(0.1, 1.0)
         samples = samples + rng.normal(0, rng.uniform(1e-4, 1e-2), len(samples))
-    sound = torch.from_numpy(np.asarray(samples, np.float32))[None]
-    return (sound_to_clips(sound, MelSettings(num_clips=1))[0].numpy().astype(np.float16),)
+    return mel_clip(samples)
 
 
-ITEMS: dict[str, Callable[[int], tuple[np.ndarray, ...]]] = {
+def render_recorded_item(material: Material, seed: int) -> tuple[np.ndarray]:
+    """One mel clip of a recording: another pitch, loudness and noise each time."""
+    name = recorded_thing(material, seed)
+    rng = random.Random(f"nano/recorded-sound/{seed}")
+    pace = rng.uniform(0.9, 1.12)
+    sound = recordings(material).draw(name, 2.0 * pace, rng)
+    samples = np.interp(np.arange(32000) * pace, np.arange(len(sound)), sound)
+    samples = samples * rng.uniform(0.3, 1.0) / max(0.02, float(np.abs(samples).max()))
+    if rng.random() < 0.6:
+        noise = np.random.default_rng([seed, 2]).standard_normal(len(samples))
+        noise = np.convolve(noise, np.full(rng.choice((1, 4, 12)), 1.0), "same")
+        level = samples.std() * 10 ** (-rng.uniform(6, 25) / 20)
+        samples = samples + noise / noise.std() * level
+    return mel_clip(samples)
+
+
+ITEMS: dict[str, Callable[[Material, int], tuple[np.ndarray, ...]]] = {
     "frames": render_frame_item,
     "clips": render_clip_item,
     "sounds": render_sound_item,
+    "recorded": render_recorded_item,
 }
 
 
-def render(kind: str, folder: Path, workers: int = 2) -> list[np.ndarray]:
+def render(kind: str, material: Material, workers: int = 2) -> list[np.ndarray]:
     """The arrays of a kind, rendered if they are not there yet."""
-    paths = [folder / f"{kind}.{i}.npy" for i in range(2 if kind == "frames" else 1)]
+    paths = [material.work / f"{kind}.{i}.npy" for i in range(2 if kind == "frames" else 1)]
     if not all(path.is_file() for path in paths):
+        count = SCENES[kind]
         with ProcessPoolExecutor(workers) as pool:
-            items = list(
-                pool.map(_quiet_item, [kind] * SCENES[kind], range(SCENES[kind]), chunksize=64)
-            )
+            arguments = ([kind] * count, [material] * count, range(count))
+            items = list(pool.map(_quiet_item, *arguments, chunksize=64))
         for path, arrays in zip(paths, zip(*items, strict=True), strict=True):
             np.save(path.with_suffix(".part.npy"), np.stack(arrays))
             path.with_suffix(".part.npy").rename(path)
     return [np.load(path, mmap_mode="r") for path in paths]
 
 
-def _quiet_item(kind: str, seed: int) -> tuple[np.ndarray, ...]:
+def _quiet_item(kind: str, material: Material, seed: int) -> tuple[np.ndarray, ...]:
     torch.set_num_threads(1)
-    return ITEMS[kind](seed)
+    return ITEMS[kind](material, seed)
 
 
 def pixels(frames: np.ndarray | torch.Tensor) -> torch.Tensor:
     """uint8 (..., H, W, 3) -> normalised float (..., 3, H, W)."""
     from video_llama.processing.frames import IMAGE_MEAN, IMAGE_STD
 
-    x = torch.from_numpy(np.array(frames)).float().div_(255)
-    x = (x - torch.tensor(IMAGE_MEAN)) / torch.tensor(IMAGE_STD)
+    x = torch.from_numpy(np.array(frames)).to(DEVICE).float().div_(255)
+    x = (x - x.new_tensor(IMAGE_MEAN)) / x.new_tensor(IMAGE_STD)
     return x.movedim(-1, -3).contiguous()

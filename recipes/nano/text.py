@@ -2,25 +2,33 @@
 
 import json
 import random
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from tokenizers.trainers import BpeTrainer
+from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
-from recipes.nano.facts import AUDIO_WORDS, VIDEO_WORDS, audio_words, video_words
+from recipes.nano.facts import OWNER_SHARE, VIDEO_OWNERS, Vocabulary
+from recipes.nano.material import Material
 from video_llama.data.world.questions import QA, questions
 from video_llama.data.world.scene import Scene, sample_scene
+from video_llama.data.world.things import NAMED
 from video_llama.processing.processor import VideoLlamaProcessor
 
 VOCABULARY = 1600  # at most; the closed world needs fewer
 TOKENIZER_TALKS = 20000
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 KINDS = {"video": 0.66, "image": 0.16, "audio": 0.18}
+# Of all conversations, and of these the kinds of question. Told apart from the rest because in most
+# scenes there is one thing, and whatever is said of it is the answer.
+LOOKUP_SHARE = 0.4
+LOOKUPS = {"colour": 3, "count": 2, "motion": 2, "presence": 3, "audible": 1, "match": 2}
 CJK = r"[\u3000-\u303f\u3400-\u9fff\uff00-\uffef]"
 
 
@@ -49,15 +57,44 @@ class Talk:
         return messages
 
 
-def make_talk(seed: int) -> Talk:
+def make_talk(material: Material, seed: int) -> Talk:
     """The training conversation of a number: one to three questions in one language."""
     rng = random.Random(f"nano/talk/{seed}")
+    if rng.random() < LOOKUP_SHARE:
+        return make_lookup(material, rng)
     kind = rng.choices(list(KINDS), list(KINDS.values()))[0]
-    scene = sample_scene(rng, kind)
+    scene = sample_scene(rng, kind, photographs=material.photographs, audible=material.audible)
     language = rng.choice(["en", "zh"])
     asked = questions(scene, language, rng=rng)
     rng.shuffle(asked)
     return Talk(scene, tuple(asked[: rng.choice((1, 1, 2, 2, 3))]))
+
+
+def make_lookup(material: Material, rng: random.Random) -> Talk:
+    """One question whose answer is found by looking for the thing that it names."""
+    asked = rng.choices(list(LOOKUPS), list(LOOKUPS.values()))[0]
+    relations = {"alone": 0.2, "beside": 0.4, "then": 0.4}
+    if asked in ("colour", "count", "motion"):
+        relations = {"then": 1.0} if asked == "motion" else {"beside": 0.5, "then": 0.5}
+    kinds = ("video", "image") if asked in ("colour", "count", "presence") else ("video",)
+    kinds = ("video", "audio") if asked == "audible" else kinds
+    while True:
+        scene = sample_scene(
+            rng,
+            rng.choice(kinds),
+            relation_weights=relations,
+            sound_weights={"match": 1, "other": 1} if asked in ("audible", "match") else None,
+            photographs=material.photographs,
+            audible=material.audible,
+        )
+        made = questions(scene, rng.choice(["en", "zh"]), kinds=[asked], rng=rng)
+        if made and (asked not in ("colour", "count", "motion") or tells_apart(scene, asked)):
+            return Talk(scene, tuple(made))
+
+
+def tells_apart(scene: Scene, field: str) -> bool:
+    """Whether two things differ in a field, so that it matters which one is asked about."""
+    return len({getattr(group, field) for group in scene.groups}) == 2
 
 
 def make_talk_about(scene: Scene, rng: random.Random, turns: int = 2) -> Talk:
@@ -67,19 +104,23 @@ def make_talk_about(scene: Scene, rng: random.Random, turns: int = 2) -> Talk:
     return Talk(scene, tuple(asked[:turns]))
 
 
-def talks(count: int, first: int = 0) -> list[Talk]:
+def talks(material: Material, count: int, first: int = 0) -> list[Talk]:
     """Many conversations, made by several processes."""
     with ProcessPoolExecutor(2) as pool:
-        return list(pool.map(make_talk, range(first, first + count), chunksize=256))
+        numbers = range(first, first + count)
+        return list(pool.map(partial(make_talk, material), numbers, chunksize=256))
 
 
-def train_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+def train_tokenizer(material: Material) -> PreTrainedTokenizerFast:
     """Byte-pair encoding over words; one token for each Chinese character, bytes for the rest."""
+    folder = material.work / "tokenizer"
     if (folder / "tokenizer.json").is_file():
         return PreTrainedTokenizerFast.from_pretrained(folder)
-    turns = [qa for talk in talks(TOKENIZER_TALKS) for qa in talk.turns]
+    turns = [qa for talk in talks(material, TOKENIZER_TALKS) for qa in talk.turns]
     lines = [text for qa in turns for text in (qa.question, qa.answer)]
-    lines += [f" {word}" for words in (*VIDEO_WORDS, *AUDIO_WORDS) for word in words] * 20
+    vocabulary = material.vocabulary
+    said_words = {word for words in (*vocabulary.video, *vocabulary.audio) for word in words}
+    lines += [f" {word}" for word in sorted(said_words)] * 20
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -102,7 +143,7 @@ def train_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         special_tokens=[*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256))],
         show_progress=False,
     )
-    tokenizer.train_from_iterator([*lines, "Q:", "\nA:", "\n"] * 1, trainer)
+    tokenizer.train_from_iterator([*lines, "Q:", "\nA:", "\n"], trainer)
     # The byte tokens are ordinary tokens, the others are special.
     saved = json.loads(tokenizer.to_str())
     saved["added_tokens"] = [t for t in saved["added_tokens"] if t["content"] in SPECIAL]
@@ -128,9 +169,9 @@ def train_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 class Words:
     """The language model's own embeddings of the words that branch tokens say."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        self.video = [self._ids(tokenizer, words) for words in VIDEO_WORDS]
-        self.audio = [self._ids(tokenizer, words) for words in AUDIO_WORDS]
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary) -> None:
+        self.video = [self._ids(tokenizer, words) for words in vocabulary.video]
+        self.audio = [self._ids(tokenizer, words) for words in vocabulary.audio]
 
     @staticmethod
     def _ids(tokenizer: PreTrainedTokenizerFast, words: tuple[str, ...]) -> list[list[int]]:
@@ -142,14 +183,53 @@ class Words:
         return torch.stack([embeddings[word].mean(0) for word in ids])
 
 
-def video_labels(scene: Scene) -> list[int]:
-    """For each video token, which of its words."""
-    return [words.index(w) for words, w in zip(VIDEO_WORDS, video_words(scene), strict=True)]
+class Forms:
+    """The words for each thing: one, several, and in Chinese, as ids within running text."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, things: Sequence[str]) -> None:
+        def ids(text: str) -> list[int]:
+            return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+        before = len(ids("是"))
+        self.ids = [
+            [
+                ids(f" {NAMED[name].name}"),
+                ids(f" {NAMED[name].plural}"),
+                ids(f"是{NAMED[name].chinese}")[before:],
+            ]
+            for name in things
+        ]
+
+    def apart(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """How hard it is to tell by nearness which words are for the same thing, from 0.
+
+        A question says "dogs" or "狗" where a token says "dog". When the three lie near each other
+        in the table, one way of comparing does for all things, and is learnt at all.
+        """
+        rows = [torch.stack([embeddings[i].mean(0) for i in forms]) for forms in self.ids]
+        words = F.normalize(torch.stack(rows), dim=-1)  # (things, 3, D)
+        own = torch.arange(len(words), device=words.device)
+        loss = words.new_zeros(())
+        for a, b in ((0, 1), (0, 2), (1, 2)):
+            near = 8 * words[:, a] @ words[:, b].T
+            loss = loss + F.cross_entropy(near, own) + F.cross_entropy(near.T, own)
+        return loss / 6
 
 
-def audio_labels(thing: str) -> list[int]:
-    """For each audio token, which of its words."""
-    return [words.index(w) for words, w in zip(AUDIO_WORDS, audio_words(thing), strict=True)]
+def said(tables: Sequence[torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+    """What tokens say that mean the words `labels` (N, Q) of each query's table: (N, Q, D).
+
+    Video tokens about a thing carry a share of its name.
+    """
+    words = [table[labels[:, query]] for query, table in enumerate(tables)]
+    owners = VIDEO_OWNERS if len(tables) == len(VIDEO_OWNERS) else (None,) * len(tables)
+    return torch.stack(
+        [
+            word if owner is None else word + OWNER_SHARE * words[owner]
+            for word, owner in zip(words, owners, strict=True)
+        ],
+        dim=1,
+    )
 
 
 def tokenize_talk(processor: VideoLlamaProcessor, talk: Talk) -> Any:

@@ -26,6 +26,7 @@ from recipes.nano.encoders import (
 )
 from recipes.nano.language import load_language, train_language
 from recipes.nano.loop import load, save
+from recipes.nano.material import Material, unpack
 from recipes.nano.settings import work_dir
 
 MAX_SHIPPED_BYTES = 40_000_000
@@ -41,43 +42,51 @@ def once(path: Path, make: Callable[[], object], use: Callable[[], object] | Non
         use()
 
 
-def build(work: Path, out: Path) -> None:
+def build(material: Material, out: Path) -> None:
     """All steps in order."""
-    processor = new_processor(work)
+    work = material.work
+    unpack(material)
+    processor = new_processor(material)
     model = new_model(processor)
     branch, listener = model.vision_branch, model.audio_branch
     once(
         work / "language_model.pt",
-        lambda: train_language(model, processor, work),
+        lambda: train_language(model, processor, material),
         lambda: load_language(model, work),
     )
     model.language_model.requires_grad_(False).eval()
     once(
         work / "query_tokens.pt",
-        lambda: train_vision(model, work),
-        lambda: load_vision(model, work),
+        lambda: train_vision(model, material),
+        lambda: load_vision(model, material),
     )
     once(
         work / "imagebind_vision.pt",
-        lambda: train_imagebind_pictures(model, work),
+        lambda: train_imagebind_pictures(model, material),
         lambda: load(work, "imagebind_vision", listener.imagebind.vision),
     )
     once(
         work / "imagebind.pt",
-        lambda: train_imagebind_sounds(model, work),
+        lambda: train_imagebind_sounds(model, material),
         lambda: load(work, "imagebind", listener.imagebind),
     )
     once(
         work / "vision_branch.pt",
-        lambda: (train_vision_branch(model, processor, work), save(work, "vision_branch", branch)),
+        lambda: (
+            train_vision_branch(model, processor, material),
+            save(work, "vision_branch", branch),
+        ),
         lambda: load(work, "vision_branch", branch),
     )
     once(
         work / "audio_branch.pt",
-        lambda: (train_audio_branch(model, processor, work), save(work, "audio_branch", listener)),
+        lambda: (
+            train_audio_branch(model, processor, material),
+            save(work, "audio_branch", listener),
+        ),
         lambda: load(work, "audio_branch", listener),
     )
-    model.requires_grad_(True).eval().half().save_pretrained(out)
+    model.requires_grad_(True).eval().half().to("cpu").save_pretrained(out)
     processor.save_pretrained(out)
     size = sum(path.stat().st_size for path in out.iterdir())
     if size > MAX_SHIPPED_BYTES:
@@ -90,13 +99,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("build/nano"))
     parser.add_argument("--out", type=Path, default=Path("build/nano/model"))
+    parser.add_argument("--photographs", type=Path, help="folder of shards; without it, drawings")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--fresh", action="store_true", help="forget an earlier run")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.fresh and arguments.work.is_dir():
         shutil.rmtree(arguments.work)
-    build(work_dir(arguments.work), arguments.out)
+    build(Material(work_dir(arguments.work), arguments.photographs), arguments.out)
 
 
 if __name__ == "__main__":

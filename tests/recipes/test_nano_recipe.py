@@ -1,31 +1,84 @@
 """The recipe of the embedded model, in miniature: every step runs, and a finished one is kept."""
 
+import io
 import json
+import random
+import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
+from PIL import Image
 
-from recipes.nano import branches, encoders, evaluate, language, render, settings, text, train
+from recipes.nano import (
+    branches,
+    encoders,
+    evaluate,
+    language,
+    material,
+    render,
+    settings,
+    text,
+    train,
+)
 from recipes.nano.card import card
-from recipes.nano.facts import AUDIO_WORDS, NOTHING, VIDEO_WORDS, audio_words, video_words
-from video_llama.data.world.scene import HELD_OUT_SEED, Group, Scene, scene_from_seed
+from recipes.nano.facts import NOTHING, audio_words, video_words
+from recipes.nano.material import Material
+from video_llama.data.labelled import SPLITS
+from video_llama.data.world.scene import HELD_OUT_SEED, Group, Scene, sample_scene
+from video_llama.data.world.things import AUDIBLE, NAMED
+from video_llama.errors import DataError
 
 
-def test_words_of_a_scene_are_words_of_the_queries() -> None:
-    for seed in range(200):
-        scene = scene_from_seed(seed)
-        for word, words in zip(video_words(scene), VIDEO_WORDS, strict=True):
-            assert word in words
+@pytest.mark.parametrize("folder", [None, Path("photographs")])
+def test_words_of_a_scene_are_words_of_the_queries(folder: Path | None) -> None:
+    chosen, rng = Material(Path("work"), folder), random.Random(0)
+    vocabulary = chosen.vocabulary
+    for _ in range(200):
+        scene = sample_scene(rng, photographs=chosen.photographs, audible=chosen.audible)
+        labels = vocabulary.video_labels(scene)
+        said = [words[i] for words, i in zip(vocabulary.video, labels, strict=True)]
+        assert tuple(said) == video_words(scene)
         if scene.sound:
-            for word, words in zip(audio_words(scene.sound), AUDIO_WORDS, strict=True):
-                assert word in words
+            labels = vocabulary.audio_labels(scene.sound)
+            said = [words[i] for words, i in zip(vocabulary.audio, labels, strict=True)]
+            assert tuple(said) == audio_words(scene.sound)
 
 
 def test_nothing_is_said_of_motion_in_a_picture() -> None:
     still = (Group("dog", "red"),)
     assert video_words(Scene(still, seconds=0.0))[3] == NOTHING
     assert video_words(Scene(still, seconds=2.0))[3] == "still"
+    assert video_words(Scene((Group("horse", None),), seconds=0.0))[1] == NOTHING
+
+
+def test_lookups_need_the_thing_that_is_named() -> None:
+    chosen, rng, kinds = Material(Path("work"), Path("photographs")), random.Random(0), set()
+    for _ in range(300):
+        talk = text.make_lookup(chosen, rng)
+        (qa,) = talk.turns
+        kinds.add(qa.kind)
+        if qa.kind in ("colour", "count", "motion"):
+            first, second = (getattr(group, qa.kind) for group in talk.scene.groups)
+            assert first != second
+    assert kinds == set(text.LOOKUPS)
+
+
+def test_words_for_one_thing_are_brought_together(tmp_path: Path, miniature: None) -> None:
+    material_ = Material(settings.work_dir(tmp_path))
+    forms = text.Forms(text.train_tokenizer(material_), material_.things)
+    assert len(forms.ids) == len(material_.things)
+    assert all(ids for thing in forms.ids for ids in thing)
+    table = torch.nn.Parameter(torch.randn(2000, 16, generator=torch.Generator().manual_seed(0)))
+    optimizer = torch.optim.SGD([table], lr=20.0)
+    first = forms.apart(table).item()
+    for _ in range(20):
+        optimizer.zero_grad()
+        forms.apart(table).backward()
+        optimizer.step()
+    assert forms.apart(table).item() < first / 2
 
 
 def test_training_seeds_are_not_held_out() -> None:
@@ -37,10 +90,12 @@ def test_training_seeds_are_not_held_out() -> None:
 def miniature(monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in settings.SCENES:
         monkeypatch.setitem(render.SCENES, kind, 160)
+    monkeypatch.setitem(render.SCENES, "frames", 480)  # each thing is alone in some
     monkeypatch.setattr(language, "TALKS", 64 * 16)
-    monkeypatch.setattr(language, "ROUNDS", ((1, 1e-3, 1.0, 1.0), (1, 1e-3, 0.0, 1.0)))
+    monkeypatch.setattr(language, "STEPS", 2)
     monkeypatch.setattr(encoders, "VISION_STEPS", 2)
     monkeypatch.setattr(encoders, "BATCH", 16)
+    monkeypatch.setattr(encoders, "SOUND_BATCH", 16)
     monkeypatch.setattr(encoders, "PICTURE_STEPS", 2)
     monkeypatch.setattr(encoders, "SOUND_STEPS", 2)
     monkeypatch.setattr(branches, "VISION_STEPS", (2, 1))
@@ -48,16 +103,48 @@ def miniature(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text, "TOKENIZER_TALKS", 300)
 
 
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Coloured squares and tones in the place of photographs and recordings, in every split."""
+    folder, rng = tmp_path_factory.mktemp("shards"), np.random.default_rng(0)
+    heard = {**{name: name for name in AUDIBLE}, "person": "speech"}
+    for split in SPLITS:
+        with tarfile.open(folder / f"images-squares-{split}-00.tar", "w") as tar:
+            for number, name in enumerate([*NAMED, "no such thing"]):
+                pixels = np.full((40, 48, 3), rng.integers(0, 255, 3), np.uint8)
+                file = io.BytesIO()
+                Image.fromarray(pixels).save(file, "JPEG")
+                add_item(tar, number, name, "jpg", file.getvalue())
+        with tarfile.open(folder / f"sounds-tones-{split}-00.tar", "w") as tar:
+            for number, name in enumerate(AUDIBLE):
+                tone = 0.3 * np.sin(np.arange(24_000) * (0.05 + 0.02 * number))
+                file = io.BytesIO()
+                soundfile.write(file, tone, 16_000, format="OGG", subtype="VORBIS")
+                add_item(tar, number, heard[name], "ogg", file.getvalue())
+    return folder
+
+
+def add_item(tar: tarfile.TarFile, number: int, label: str, kind: str, data: bytes) -> None:
+    about = json.dumps({"label": label, "seconds": 1.5}).encode()
+    for suffix, content in ((kind, data), ("json", about)):
+        member = tarfile.TarInfo(f"{number:04d}.{suffix}")
+        member.size = len(content)
+        tar.addfile(member, io.BytesIO(content))
+
+
 @pytest.mark.usefixtures("miniature")
+@pytest.mark.parametrize("photographed", [False, True])
 def test_every_step_runs_and_the_model_answers(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, shards: Path, photographed: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    work, out = tmp_path / "work", tmp_path / "model"
-    train.build(settings.work_dir(work), out)
+    out = tmp_path / "model"
+    work = settings.work_dir(tmp_path / "work")
+    chosen = Material(work, shards if photographed else None)
+    train.build(chosen, out)
     first = (out / "model.safetensors").read_bytes()
     capsys.readouterr()
 
-    train.build(work, out)  # everything is there already
+    train.build(chosen, out)  # everything is there already
     steps = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line for line in steps if "step" in line] == []
     assert (out / "model.safetensors").read_bytes() == first
@@ -65,6 +152,20 @@ def test_every_step_runs_and_the_model_answers(
     figures = evaluate.evaluate(out, 4)
     assert sum(row["n"] for row in figures["questions"].values()) > 20
     assert "audio_branch.imagebind" in card(out, figures, figures)
+
+
+def test_classes_without_a_word_are_left_out(tmp_path: Path, shards: Path) -> None:
+    chosen = Material(tmp_path, shards)
+    material.unpack(chosen)
+    pictures = material.photographs(chosen, "test")
+    assert len(pictures.pixels) == len(pictures.labels)
+    assert set(pictures.of_name) <= set(NAMED)
+    assert pictures.sharp.all()
+    sounds = material.recordings(chosen, "test")
+    assert "person" in sounds.of_name
+    assert len(sounds.draw("person", 2.0, random.Random(0))) == 32_000
+    with pytest.raises(DataError, match="images"):
+        material.unpack(Material(tmp_path / "other", tmp_path))
 
 
 def test_only_the_named_modules_train(tmp_path: Path) -> None:
