@@ -14,7 +14,8 @@ from video_llama.checkpoints.load import load_model
 from video_llama.data.medium import Medium, MediumRequest
 from video_llama.errors import CorruptMediaError, MediaError, TrainingError
 from video_llama.training import trainer
-from video_llama.training.features import Entry, FeatureStore, SourceTable, write_shard
+from video_llama.training.feature_files import Entry, SourceTable, write_shard
+from video_llama.training.features import FeatureStore
 from video_llama.training.trainer import train
 
 # Encoding media in other company rounds in another way; Adam makes more of it.

@@ -1,8 +1,8 @@
 """What frozen encoders make of media, computed once and read back in every epoch and every run.
 
-    CACHE/VISION-1f0c.../settings.json          what the values depend on, for people
-    CACHE/VISION-1f0c.../shard-XXXX.safetensors values, with a checksum of each
-    CACHE/VISION-1f0c.../sources-XXXX.json      digests of files by path, size and time of change
+    CACHE/vision-1f0c.../settings.json          what the values depend on, for people
+    CACHE/vision-1f0c.../shard-XXXX.safetensors values, with a checksum of each
+    CACHE/vision-1f0c.../sources-XXXX.json      digests of files by path, size and time of change
 
 The folder's name is a hash of the encoders' weights and of how media are prepared for them; a value
 is kept under the sha256 of the medium's content and what was taken of it. Files are written whole,
@@ -15,16 +15,12 @@ import dataclasses
 import hashlib
 import json
 import random
-import uuid
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from video_llama.data.medium import Medium, MediumRequest
 from video_llama.data.sample import Source
@@ -37,7 +33,8 @@ from video_llama.errors import (
     TrainingError,
     UnsupportedMediaError,
 )
-from video_llama.training.atomic import HALF_WRITTEN, sync, writing
+from video_llama.training.atomic import writing
+from video_llama.training.feature_files import Shard, SourceTable, name_number
 
 SHARD_BYTES = 128 << 20
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -54,19 +51,6 @@ FAILURES = {
         UnsupportedMediaError,
     )
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """One value of a cache.
-
-    Attributes:
-        key: which; see `value_key`.
-        medium: kind and times, and the encoder states (T, Q, D) or (T, E).
-    """
-
-    key: str
-    medium: Medium
 
 
 class FeatureStore:
@@ -118,7 +102,7 @@ class FeatureStore:
                 if path.exists():
                     path.replace(path.with_name(path.name + DAMAGED))
                 continue
-            keys += [_number(key) for key in shard.entries]
+            keys += [name_number(key) for key in shard.entries]
             places += [len(self._shards)] * len(shard.entries)
             self._shards.append(path.name)
         order = np.argsort(np.array(keys, dtype=np.uint64), kind="stable")
@@ -161,11 +145,11 @@ class FeatureStore:
         return self._sources.find(source) if isinstance(source, Path) else digest_of(source)
 
     def _find(self, key: str) -> int | None:
-        number = np.uint64(_number(key))
+        number = np.uint64(name_number(key))
         at = int(np.searchsorted(self._keys, number))
         return int(self._places[at]) if at < len(self) and self._keys[at] == number else None
 
-    def _shard(self, place: int) -> "Shard":
+    def _shard(self, place: int) -> Shard:
         shard = self._open.pop(place, None)
         if shard is None:
             shard = Shard(self.folder / self._shards[place])
@@ -176,120 +160,6 @@ class FeatureStore:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": {}}  # files are opened where they are read
-
-
-class Shard:
-    """One file of values. `entries` says kind, times and checksum by key.
-
-    Raises:
-        TrainingError: it cannot be read.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self._file = safe_open(path, framework="pt")
-            self.entries: dict[str, dict[str, Any]] = json.loads(
-                (self._file.metadata() or {})["entries"]
-            )
-        except (OSError, SafetensorError, ValueError, KeyError) as error:
-            raise TrainingError(f"{path.name} of the cache is damaged: {error}") from None
-
-    def read(self, key: str) -> Medium:
-        """One value, its checksum compared.
-
-        Raises:
-            TrainingError: it has changed since it was written.
-        """
-        entry = self.entries.get(key)
-        try:
-            values = None if entry is None else self._file.get_tensor(key)
-        except SafetensorError:
-            values = None
-        if entry is None or values is None or _checksum(values) != entry["crc"]:
-            raise TrainingError(
-                f"{self.path.name} of the cache is damaged: a value has changed since it was "
-                "written; start again with cache.verify=true, and it is computed again"
-            )
-        return Medium(entry["kind"], values, tuple(entry["times"]))
-
-    def verify(self) -> None:
-        """Read everything and compare.
-
-        Raises:
-            TrainingError: a value has changed.
-        """
-        for key in self.entries:
-            self.read(key)
-
-
-def write_shard(folder: Path, entries: Sequence[Entry]) -> Path:
-    """Write values as a shard of a name of its own.
-
-    Raises:
-        TrainingError: it could not be written; nothing of it stays.
-    """
-    name = f"shard-{uuid.uuid4().hex[:12]}.safetensors"
-    other, path = folder / f"{HALF_WRITTEN}{name}", folder / name
-    described = {
-        entry.key: {
-            "kind": entry.medium.kind,
-            "times": list(entry.medium.times),
-            "crc": _checksum(entry.medium.values),
-        }
-        for entry in entries
-    }
-    tensors = {entry.key: entry.medium.values.contiguous() for entry in entries}
-    with writing("the cache", "what was written before is used again"):
-        try:
-            save_file(tensors, other, metadata={"entries": json.dumps(described)})
-            sync(other)
-            other.replace(path)
-        except BaseException:
-            other.unlink(missing_ok=True)
-            raise
-        sync(folder)
-    return path
-
-
-class SourceTable:
-    """Digests of files that were read before, so that they need not be read to be known again.
-
-    A file is known by its path, size and time of change.
-    """
-
-    def __init__(self, known: Mapping[str, str] | None = None) -> None:
-        items = sorted((_number(name), digest) for name, digest in (known or {}).items())
-        self._names = np.array([number for number, _ in items], dtype=np.uint64)  # (N)
-        self._digests = np.array([digest for _, digest in items], dtype="S64")  # (N)
-
-    @classmethod
-    def read(cls, folder: Path) -> "SourceTable":
-        """All lists of a cache. One that is damaged is left out: it only saves time."""
-        known: dict[str, str] = {}
-        for path in sorted(folder.glob("sources-*.json")):
-            try:
-                known |= json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError, TypeError):
-                path.unlink(missing_ok=True)
-        return cls(known)
-
-    def find(self, path: Path) -> str | None:
-        """The digest of a file as it is now, if it is known."""
-        number = np.uint64(_number(file_state(path)))
-        at = int(np.searchsorted(self._names, number))
-        if at < len(self._names) and self._names[at] == number:
-            return self._digests[at].decode()
-        return None
-
-
-def file_state(path: Path) -> str:
-    """What says that a file is the same as before, without reading it."""
-    try:
-        status = path.stat()
-    except OSError:
-        return f"{path} is not there"
-    return f"{path.absolute()} {status.st_size} {status.st_mtime_ns}"
 
 
 def digest_of(source: Source) -> str:
@@ -328,15 +198,6 @@ def request_seed(request: MediumRequest) -> MediumRequest:
     """A settled request as the reader takes it: the draw's number as its chance."""
     chance = random.Random(f"draw {request.chance}").getrandbits(63)
     return dataclasses.replace(request, chance=chance)
-
-
-def _number(text: str) -> int:
-    """The beginning of a hash as a number; 64 bits tell some hundred million names apart."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
-
-
-def _checksum(values: torch.Tensor) -> int:
-    return zlib.crc32(values.contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def _name(source: Source) -> str:

@@ -5,7 +5,6 @@ Media are read in worker processes, and frames of several media are encoded at o
 Legend: T frames or clips of a medium, K of several, S side of a frame.
 """
 
-import itertools
 import json
 import uuid
 import zlib
@@ -24,18 +23,16 @@ from video_llama.data.shards import ShardRows
 from video_llama.errors import DataError, MediaError
 from video_llama.models import VideoLlamaForConditionalGeneration
 from video_llama.training.atomic import write_file, writing
+from video_llama.training.feature_files import Entry, file_state, write_shard
 from video_llama.training.features import (
     DTYPES,
     SHARD_BYTES,
-    Entry,
     FeatureStore,
     digest_of,
     failure_key,
-    file_state,
     request_seed,
     value_key,
     weights_digest,
-    write_shard,
 )
 from video_llama.training.loading import worker_options
 from video_llama.training.prepare import PICTURE_SIDE, SOUND_SIDE, VISION_STATES
@@ -269,8 +266,3 @@ def _groups(read: Iterable[Read], rows: int) -> Iterator[list[Read]]:
             group, count = [], 0
     if group:
         yield group
-
-
-def run_draws(mixture: Any, start: int, stop: int) -> Iterator[Draw]:
-    """The draws of a run from a position to another."""
-    return itertools.islice(mixture.draws(start), stop - start)

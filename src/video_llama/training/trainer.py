@@ -14,13 +14,7 @@ from video_llama.data.mixture import ShardedBatches
 from video_llama.errors import TrainingError
 from video_llama.training.atomic import write_file, writing
 from video_llama.training.caching import use_cache
-from video_llama.training.checkpoint import (
-    Checkpoint,
-    Checkpoints,
-    RunState,
-    read_checkpoint,
-    require_same_run,
-)
+from video_llama.training.checkpoint import Checkpoint, Checkpoints, RunState, read_checkpoint
 from video_llama.training.export import export
 from video_llama.training.loading import batch_loader, worker_errors
 from video_llama.training.loop import StepResult, StepRunner
@@ -41,6 +35,7 @@ from video_llama.training.presets import recipe_text
 from video_llama.training.progress import TrainingProgress
 from video_llama.training.quarantine import Quarantine
 from video_llama.training.recipe import Recipe
+from video_llama.training.resume import find_start
 from video_llama.training.signals import Stop
 from video_llama.training.step import TrainingStep
 from video_llama.training.validation import Validation
@@ -125,7 +120,7 @@ class Run:
         recipe, processes = self.recipe, self.processes
         self.micro_batch = processes.micro_batch(recipe)
         self.checkpoints = Checkpoints(recipe.output_dir / "checkpoints", recipe.checkpoint.keep)
-        begun = self._find_start()
+        begun = find_start(recipe, processes, self.checkpoints, self._tell)
         self.material = open_material(recipe)  # before the model: it is quicker to say no
         prepared = prepare(recipe, processes.device)
         self.model = prepared.model
@@ -265,37 +260,6 @@ class Run:
                 chosen = read_checkpoint(path)
                 export(recipe, chosen.trained, chosen.state.step, target)
         return target
-
-    def _find_start(self) -> Checkpoint | None:
-        """The checkpoint to go on from."""
-        recipe, path = self.recipe, None
-        with self.processes.together():
-            if self.processes.is_first:
-                self.checkpoints.clean()
-                path = self._choose_start()
-        path = self.processes.agree(path)
-        if path is None:
-            return None
-        begun = read_checkpoint(path)
-        require_same_run(begun.state.recipe, to_mapping(recipe))
-        self._tell(f"going on from step {begun.state.step}, {path}")
-        return begun
-
-    def _choose_start(self) -> Path | None:
-        resume = self.recipe.resume
-        if resume == "auto":
-            path, told = self.checkpoints.latest()
-            for message in told:
-                self._tell(f"warning: {message}")
-            return path
-        if resume != "never":
-            return Path(resume)
-        if self.checkpoints.steps():
-            raise TrainingError(
-                f"{self.recipe.output_dir} has checkpoints of an earlier run; give resume=auto to "
-                "go on, or another output"
-            )
-        return None
 
     def _state(self, begun: Checkpoint | None) -> RunState:
         """Where the run is; the model and the optimizer are brought there."""
