@@ -1,6 +1,7 @@
 """Small material for training runs: pictures with captions, a recipe for them, processes."""
 
 import faulthandler
+import gc
 import json
 import multiprocessing
 import os
@@ -47,6 +48,13 @@ def write_pictures(folder: Path, count: int, first: int = 0) -> Path:
     path = folder / "rows.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _unsearched() -> None:
+    """What the libraries hold is not searched for garbage again and again, in forks neither."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
