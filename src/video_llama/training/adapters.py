@@ -83,7 +83,8 @@ def quantize(language_model: PreTrainedModel, kind: Quantization, dtype: torch.d
 
 
 def _packed(layer: nn.Linear, kind: Quantization, dtype: torch.dtype) -> nn.Module:
-    from bitsandbytes import nn as layers
+    # An extra; `pip install 'video-llama[bnb]'`.
+    from bitsandbytes import nn as layers  # pyrefly: ignore[missing-import]
 
     bnb: Any = layers  # what its type hints say of parameters is too little
 
