@@ -23,6 +23,7 @@ from recipes.nano import (
     text,
     train,
 )
+from recipes.nano.build import new_processor
 from recipes.nano.card import card
 from recipes.nano.facts import NOTHING, audio_words, video_words
 from recipes.nano.material import Material
@@ -30,6 +31,7 @@ from video_llama.data.labelled import SPLITS
 from video_llama.data.world.scene import HELD_OUT_SEED, Group, Scene, sample_scene
 from video_llama.data.world.things import AUDIBLE, NAMED
 from video_llama.errors import DataError
+from video_llama.processing.tokens import IGNORE_INDEX
 
 
 @pytest.mark.parametrize("folder", [None, Path("photographs")])
@@ -81,6 +83,22 @@ def test_words_for_one_thing_are_brought_together(tmp_path: Path, miniature: Non
     assert forms.apart(table).item() < first / 2
 
 
+def test_recall_asks_for_what_its_tokens_say(tmp_path: Path, miniature: None) -> None:
+    world = Material(settings.work_dir(tmp_path))
+    processor = new_processor(world)
+    recall = language.Recall(processor, world)
+    things, values, ids, labels = recall.exercise()
+    assert len(set(things)) == language.RECALLED
+    learnt = [token for token in labels if token != IGNORE_INDEX]
+    assert sorted(learnt) == sorted(token for value in values for token in recall.values[value])
+    assert all(label in (IGNORE_INDEX, token) for label, token in zip(labels, ids, strict=True))
+    table = torch.randn(len(processor.tokenizer), 8)
+    embeddings, mask, targets = recall.batch(table, 3, torch.Generator().manual_seed(0))
+    assert embeddings.shape[:2] == mask.shape == targets.shape
+    assert (targets[mask == 0] == IGNORE_INDEX).all()
+    assert mask[:, : language.RECALLED].all()
+
+
 def test_training_seeds_are_not_held_out() -> None:
     assert max(settings.SCENES.values()) < HELD_OUT_SEED
     assert language.TALKS < HELD_OUT_SEED
@@ -93,6 +111,7 @@ def miniature(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(render.SCENES, "frames", 480)  # each thing is alone in some
     monkeypatch.setattr(language, "TALKS", 64 * 16)
     monkeypatch.setattr(language, "STEPS", 2)
+    monkeypatch.setattr(language, "RECALL_STEPS", 2)
     monkeypatch.setattr(encoders, "VISION_STEPS", 2)
     monkeypatch.setattr(encoders, "BATCH", 16)
     monkeypatch.setattr(encoders, "SOUND_BATCH", 16)
