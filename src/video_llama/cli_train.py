@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 
 from video_llama.errors import VideoLlamaError
-from video_llama.terminal import loading, prepare_libraries, print_json, reporting, write
+from video_llama.terminal import (
+    loading,
+    prepare_libraries,
+    print_json,
+    print_warnings,
+    reporting,
+    write,
+)
 
 if TYPE_CHECKING:
     from video_llama.training.recipe import Recipe
@@ -115,6 +122,10 @@ def _tell(outcome: "Outcome", as_json: bool) -> None:
         best = f", best at step {outcome.best[1]}" if outcome.best else ""
         what = outcome.model or outcome.checkpoint
         write(f"{what}: {outcome.step:,} steps done{best}\n", sys.stdout)
+    if outcome.rejected:
+        plural = "sample" if outcome.rejected == 1 else "samples"
+        told = f"{outcome.rejected:,} {plural} could not be used"
+        print_warnings([f"{told}; quarantine.jsonl says which and why"])
 
 
 def _leave(error: VideoLlamaError, out: TextIO = sys.stderr) -> None:

@@ -112,3 +112,15 @@ def test_a_stopped_run_says_what_to_do(run, file, monkeypatch, tmp_path):
         f"stopped by SIGTERM after step 3 of 6; {tmp_path / 'step-3'} is written, and the same "
         "command goes on from there\n"
     )
+
+
+def test_bad_samples_are_told_at_the_end(run, file, pictures, tmp_path):
+    lines = pictures.read_text().splitlines()
+    bad = json.loads(lines[0])
+    text = json.dumps(bad).replace(".png", ".gone")
+    rows = pictures.with_name("with_a_bad_row.jsonl")
+    rows.write_text("\n".join([*lines[1:], text]) + "\n")
+    status, out, err = run("train", file, f"data.0.path={rows}", "schedule.steps_per_epoch=3")
+    assert status == 0
+    assert "3 steps done" in out
+    assert "warning: 1 sample could not be used; quarantine.jsonl says which and why" in err

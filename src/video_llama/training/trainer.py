@@ -53,6 +53,7 @@ class Outcome:
         best: lowest validation loss and its step.
         checkpoint, model: what was written.
         stopped_by: the signal that ended it before its last step.
+        rejected: samples that could not be used, of the whole run; listed in quarantine.jsonl.
     """
 
     step: int
@@ -62,6 +63,7 @@ class Outcome:
     checkpoint: Path | None
     model: Path | None
     stopped_by: str = ""
+    rejected: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -74,6 +76,7 @@ class Outcome:
             "checkpoint": str(self.checkpoint) if self.checkpoint else None,
             "model": str(self.model) if self.model else None,
             "stopped_by": self.stopped_by or None,
+            "rejected": self.rejected,
         }
 
 
@@ -316,7 +319,14 @@ class Run:
     def _outcome(self, checkpoint: Path | None, model: Path | None, stopped: str) -> Outcome:
         state = self.state
         return Outcome(
-            state.step, self.recipe.steps, self.loss, state.best, checkpoint, model, stopped
+            state.step,
+            self.recipe.steps,
+            self.loss,
+            state.best,
+            checkpoint,
+            model,
+            stopped,
+            self.quarantine.count,
         )
 
     def _tell(self, message: str) -> None:
