@@ -82,9 +82,18 @@ def quiet_model_dir(tiny_model_dir, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def recipe(tiny_model_dir, pictures, tmp_path) -> Callable[..., Recipe]:
+def recipe(recipe_in, tmp_path) -> Callable[..., Recipe]:
     """`recipe(batch=..., **{"schedule.epochs": 2, ...})`: a run of four steps."""
+    return recipe_in(tmp_path)
 
+
+@pytest.fixture(scope="session")
+def recipe_in(tiny_model_dir, pictures) -> Callable[[Path], Callable[..., Recipe]]:
+    """`recipe_in(folder)` is `recipe` with its output in a folder."""
+    return lambda folder: _recipe_maker(tiny_model_dir, pictures, folder)
+
+
+def _recipe_maker(tiny_model_dir: Path, pictures: Path, folder: Path) -> Callable[..., Recipe]:
     def make(**changes: Any) -> Recipe:
         mapping: dict[str, Any] = {
             "name": "tiny",
@@ -106,7 +115,7 @@ def recipe(tiny_model_dir, pictures, tmp_path) -> Callable[..., Recipe]:
             "logging": {"every": 1, "tensorboard": False},
             "checkpoint": {"every": 2},
             "export": {"kind": "none"},
-            "output": str(tmp_path / "run"),
+            "output": str(folder / "run"),
         }
         for name, value in changes.items():
             *sections, last = name.split(".")

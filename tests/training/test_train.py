@@ -3,7 +3,7 @@
 import fcntl
 import io
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -14,17 +14,22 @@ from video_llama.checkpoints.load import load_model
 from video_llama.errors import CheckpointError, DataError, OptionError, TrainingError
 from video_llama.training.export import export
 from video_llama.training.optim import make_optimizer
-from video_llama.training.trainer import train
+from video_llama.training.recipe import Recipe
+from video_llama.training.trainer import Outcome, train
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run of ten steps, and what it told."""
+
+    recipe: Recipe
+    outcome: Outcome
+    text: str
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """Where the run of this file writes."""
-    return tmp_path_factory.mktemp("finished") / "run"
-
-
-def test_a_run_learns_measures_and_writes(recipe, finished, read_lines, other_pictures):
-    made = recipe(
+def finished_run(recipe_in, other_pictures, tmp_path_factory):
+    made = recipe_in(tmp_path_factory.mktemp("finished"))(
         **{
             "schedule.steps_per_epoch": 10,
             "validation.data": [{"path": str(other_pictures)}],
@@ -32,11 +37,20 @@ def test_a_run_learns_measures_and_writes(recipe, finished, read_lines, other_pi
             "checkpoint.every": 3,
             "checkpoint.keep": 2,
             "export.kind": "model",
-            "output": str(finished),
         }
     )
     out = io.StringIO()
-    outcome = train(made, out)
+    return Finished(made, train(made, out), out.getvalue())
+
+
+@pytest.fixture
+def finished(finished_run):
+    """Where it wrote."""
+    return finished_run.recipe.output_dir
+
+
+def test_a_run_learns_measures_and_writes(finished_run, finished, read_lines):
+    made, outcome = finished_run.recipe, finished_run.outcome
     figures = read_lines(finished / "metrics.jsonl")
     learnt = [one for one in figures if "loss" in one]
     measured = [one for one in figures if "validation" in one]
@@ -55,7 +69,7 @@ def test_a_run_learns_measures_and_writes(recipe, finished, read_lines, other_pi
     assert kept == {"step-00000009", "step-00000010", f"step-{best['step']:08d}"}
     assert (outcome.step, outcome.steps, outcome.loss) == (10, 10, learnt[-1]["loss"])
     assert outcome.to_dict()["stopped_by"] is None
-    text = out.getvalue()
+    text = finished_run.text
     assert "tiny: 10 steps of 4 samples" in text
     assert "step 10/10  loss" in text
     assert "validation at step 4: loss" in text
