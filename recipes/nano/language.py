@@ -1,8 +1,8 @@
 """The language model, trained before it is frozen.
 
 It begins with recall: some tokens that each say a thing and something about it, then the things in
-another order, each followed by what was said. A minute of it teaches to look for what is named,
-which conversations alone did not in an hour.
+another order, each followed by what was said. Two minutes of it teach to look for what is named,
+which an hour of conversations alone did not.
 
 Then it reads conversations about scenes. Where frames and sounds will be, it is given the
 embeddings of the words that describe them, blurred: scaled, mixed with other words, with noise. A
