@@ -5,6 +5,7 @@ answers are noise, but the same noise each time.
 """
 
 import os
+import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -141,6 +142,28 @@ def _add_video(container: av.container.OutputContainer) -> av.VideoStream:
     stream = container.add_stream("mpeg4", rate=8)
     stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
     return stream
+
+
+@pytest.fixture(name="run")
+def _run_fixture(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., tuple[int, str, str]]:
+    """`run(*arguments)` runs a command in this process, in a folder of its own: (status, stdout,
+    stderr)."""
+    from video_llama.cli import main
+
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setenv("VIDEO_LLAMA_DEBUG", "")
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return int(exit_.value.code or 0), captured.out, captured.err
+
+    return run
 
 
 @pytest.fixture(scope="session", name="write_clip")

@@ -11,27 +11,9 @@ import pytest
 
 from video_llama import commands, terminal
 from video_llama.chat import VideoLlama
-from video_llama.cli import main
 from video_llama.repl import Repl, split_paths
 
 DOCS = Path(__file__).parents[1] / "docs"
-
-
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Run a command in this process; (status, stdout, stderr)."""
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    monkeypatch.setenv("VIDEO_LLAMA_DEBUG", "")
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as exit_:
-            main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return int(exit_.value.code or 0), captured.out, captured.err
-
-    return run
 
 
 def process(*arguments: object, **options) -> subprocess.CompletedProcess:

@@ -1,7 +1,6 @@
 """Small data sets in every format, with real media, and the tiny model's processor."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,6 @@ import pytest
 import soundfile
 from PIL import Image
 
-from video_llama.cli import main
 from video_llama.processing.processor import VideoLlamaProcessor
 
 
@@ -99,20 +97,3 @@ def mixed_lines(tmp_path_factory, write_clip):
             }
         )
     return save_lines(folder / "mixed.jsonl", rows)
-
-
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Run a command in this process; (status, stdout, stderr)."""
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    monkeypatch.setenv("VIDEO_LLAMA_DEBUG", "")
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as exit_:
-            main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return int(exit_.value.code or 0), captured.out, captured.err
-
-    return run

@@ -1,28 +1,14 @@
 """`video-llama eval` as a user meets it."""
 
 import json
-import sys
 
 import pytest
 
-from video_llama.cli import main
 
-
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Run the command in this process; (status, stdout, stderr)."""
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    monkeypatch.setenv("VIDEO_LLAMA_DEBUG", "")
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as exit_:
-            main(["eval", *map(str, arguments)])
-        captured = capsys.readouterr()
-        return int(exit_.value.code or 0), captured.out, captured.err
-
-    return run
+@pytest.fixture(name="run")
+def _run_fixture(run):
+    """Run `eval` in this process; (status, stdout, stderr)."""
+    return lambda *arguments: run("eval", *arguments)
 
 
 @pytest.fixture

@@ -1,29 +1,11 @@
 """The command train, as a user meets it."""
 
 import json
-import sys
 
 import pytest
 
-from video_llama.cli import main
 from video_llama.training.presets import recipe_text
 from video_llama.training.trainer import Outcome
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run a command in this process; (status, stdout, stderr)."""
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    monkeypatch.setenv("VIDEO_LLAMA_DEBUG", "")
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as exit_:
-            main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return int(exit_.value.code or 0), captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture
