@@ -285,4 +285,5 @@ def _with_policy(reading: dict[str, Any]) -> dict[str, Any]:
     from video_llama.media.source import SourcePolicy
 
     hosts = frozenset(reading.pop("allowed_hosts", ()))
-    return {**reading, "policy": SourcePolicy(allowed_hosts=hosts)}
+    # Who types a command names the hosts of a private network, too.
+    return {**reading, "policy": SourcePolicy(private_hosts=hosts)}
