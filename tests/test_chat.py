@@ -383,6 +383,22 @@ def test_the_system_text_is_used(assistant, clip_path):
 
 def test_the_number_of_frames_can_be_chosen(assistant, clip_path):
     assert assistant.chat(clip_path, num_frames=2).media[0].frames == 2
+    assert assistant.chat(clip_path, fps=3).media[0].frames == 3
+    assert assistant.chat(clip_path, fps=100, num_frames=5).media[0].frames == 5
+    assert assistant.chat(clip_path, fps=0.01).media[0].frames == 1
+    with pytest.raises(OptionError, match="fps"):
+        assistant.chat(clip_path, fps=0.0)
+
+
+def test_the_picture_can_be_left_out(assistant, clip_path, tmp_path, write_clip):
+    use = assistant.chat(clip_path, with_picture=False).media[0]
+    assert (use.picture, use.sound, use.frames) == ("left out", "used", 0)
+    mute = write_clip(tmp_path / "mute.mkv", tone=None)
+    with pytest.raises(UnsupportedMediaError, match="no sound to listen to"):
+        assistant.chat(mute, with_picture=False)
+    quiet = write_clip(tmp_path / "quiet.mkv", tone=0)
+    with pytest.raises(UnsupportedMediaError, match="silence and has no picture that is to be"):
+        assistant.chat(quiet, with_picture=False)
 
 
 # Limits and options

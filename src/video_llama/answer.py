@@ -23,7 +23,7 @@ class MediaUse:
     Attributes:
         name: of the file; "video", "image" or "audio" for media without a name.
         kind: what the medium is.
-        picture: "used" or "absent".
+        picture: "used", "absent" or "left out".
         sound: "used", "absent", "silent", "too short", "failed", "left out", or
             "not used (the model has no audio branch)".
         duration: seconds; None for a picture.
@@ -95,7 +95,7 @@ def describe_use(clip: MediaClip, *, sound: str) -> MediaUse:
     return MediaUse(
         name=clip.info.name or clip.info.kind,
         kind=clip.info.kind,
-        picture=USED if frames else ABSENT,
+        picture=USED if frames else ABSENT if clip.info.video is None else LEFT_OUT,
         sound=sound,
         duration=clip.info.duration,
         frames=frames,

@@ -4,6 +4,7 @@ Legend: T frames, S side of a frame, C clips of a sound, M mel bins, F mel frame
 U audio tokens, D width of the language model.
 """
 
+import math
 import time
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -26,7 +27,7 @@ from video_llama.errors import CorruptMediaError, OptionError, UnsupportedMediaE
 from video_llama.generation import require_names
 from video_llama.media.clip import MediaClip
 from video_llama.media.limits import Limits
-from video_llama.media.reader import MediaSource, load_media
+from video_llama.media.reader import MediaSource, load_media, probe
 from video_llama.media.request import OnBadSound
 from video_llama.media.source import SourcePolicy
 from video_llama.processing.conversation import MediaPart
@@ -43,6 +44,8 @@ class MediaOptions:
 
     Attributes:
         num_frames: frames looked at in a video; None for what the model was made with.
+        fps: frames looked at in each second, at most `num_frames` if that is given, too.
+        with_picture: False leaves all pictures out.
         with_sound: False leaves all sound out.
         on_bad_sound: "error", or "warn": go on without a sound that does not decode.
         limits: how large and long a medium may be.
@@ -50,6 +53,8 @@ class MediaOptions:
     """
 
     num_frames: int | None = None
+    fps: float | None = None
+    with_picture: bool = True
     with_sound: bool = True
     on_bad_sound: OnBadSound = "error"
     limits: Limits = field(default_factory=Limits)
@@ -58,6 +63,8 @@ class MediaOptions:
     def __post_init__(self) -> None:
         if self.on_bad_sound not in ("error", "warn"):
             raise OptionError(f"on_bad_sound is 'error' or 'warn', not {self.on_bad_sound!r}")
+        if self.fps is not None and not 0 < self.fps < math.inf:
+            raise OptionError(f"fps must be a number above 0, not {self.fps!r}")
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> Self:
@@ -180,11 +187,13 @@ def _read(
     """The clip, and whether its sound failed to decode."""
     if isinstance(source, MediaClip):
         return source, False
+    num_frames = _num_frames(source, processor, options)
 
     def load(with_sound: bool) -> MediaClip:
         return load_media(
             source,
-            num_frames=options.num_frames or processor.num_frames,
+            num_frames=num_frames,
+            with_frames=options.with_picture,
             with_sound=with_sound,
             sound_channels=cast("ChannelRule", processor.sound_channels),
             limits=options.limits,
@@ -200,6 +209,14 @@ def _read(
         if clip.frames is None:
             raise
         return replace(clip, warnings=(*clip.warnings, str(error))), True
+
+
+def _num_frames(source: MediaSource, processor: VideoLlamaProcessor, options: MediaOptions) -> int:
+    if options.fps is None or not options.with_picture:
+        return options.num_frames or processor.num_frames
+    info = probe(source, limits=options.limits, policy=options.policy)
+    wanted = math.ceil((info.duration or 0.0) * options.fps)
+    return max(1, min(wanted, options.num_frames or wanted))
 
 
 def _sound_status(
@@ -222,12 +239,15 @@ def _require_something(use: MediaUse) -> None:
     """Refuse a medium without anything to look at or listen to: the answer would be invented."""
     if use.frames or use.sound == USED:
         return
+    if use.picture == LEFT_OUT and use.sound == ABSENT:
+        raise UnsupportedMediaError(f"{use.name} has no sound to listen to")
+    without = "picture" if use.picture == ABSENT else "picture that is to be used"
     reasons = {
         ABSENT: "has neither picture nor sound",
-        SILENT: "is digital silence and has no picture",
-        SHORT: "has no picture, and its sound is too short to be heard",
-        LEFT_OUT: "has no picture, and its sound is to be left out",
-        NO_BRANCH: "has no picture, and this model has no audio branch to hear it with",
+        SILENT: f"is digital silence and has no {without}",
+        SHORT: f"has no {without}, and its sound is too short to be heard",
+        LEFT_OUT: f"has no {without}, and its sound is to be left out",
+        NO_BRANCH: f"has no {without}, and this model has no audio branch to hear it with",
     }
     raise UnsupportedMediaError(
         f"{use.name} {reasons[use.sound]}; there is nothing in it to answer from"

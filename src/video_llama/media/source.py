@@ -74,6 +74,13 @@ class FramesArray:
     sound: SoundArray | None = None
 
 
+@dataclass(frozen=True)
+class FrameFiles:
+    """Frames that were taken before: encoded pictures, as `data:video/jpeg;base64,f1,f2` brings."""
+
+    pictures: tuple[bytes, ...]
+
+
 MediaSource = (
     str
     | os.PathLike[str]
@@ -83,15 +90,9 @@ MediaSource = (
     | torch.Tensor
     | FramesArray
     | SoundArray
+    | FrameFiles
     | Image.Image
 )
-
-
-@dataclass(frozen=True)
-class FrameFiles:
-    """Frames that were taken before: encoded pictures, as `data:video/jpeg;base64,f1,f2` brings."""
-
-    pictures: tuple[bytes, ...]
 
 
 class ByteSource:
@@ -148,7 +149,7 @@ def open_source(
         ForbiddenSourceError: a place that is not allowed.
         UnsupportedMediaError: a value of a kind that is no source.
     """
-    if isinstance(source, (FramesArray, SoundArray, Image.Image)):
+    if isinstance(source, (FramesArray, SoundArray, FrameFiles, Image.Image)):
         return source
     if isinstance(source, (np.ndarray, torch.Tensor)):
         return FramesArray(source)
