@@ -11,6 +11,7 @@ VideoLlamaError                  anything a user can put right; a command prints
 │   └── PromptTooLongError       it does not fit beside the answer in the model's context
 ├── DataError                    about a row or a file of a data set that cannot be used
 ├── JudgeError                   a model that is to judge answers cannot be reached, or refuses
+├── BusyError                    as much is being answered as may be; asking again later helps
 ├── TrainingError                a training run that cannot begin, or cannot go on
 ├── CheckpointError              about the files of a model: missing, mixed up, not what they seem
 └── OptionError                  a setting with a value that is not accepted
@@ -68,6 +69,10 @@ class DataError(VideoLlamaError):
 
 class TrainingError(VideoLlamaError):
     """A training run that cannot begin or go on; what was saved before stays usable."""
+
+
+class BusyError(VideoLlamaError):
+    """As many requests are being answered, or wait, as may; asking again later helps."""
 
 
 class JudgeError(VideoLlamaError):

@@ -1,0 +1,12 @@
+"""Many answers at once from one language model.
+
+request.py    what is asked, and what comes back, piece by piece
+scheduler.py  who runs, who waits; numbers only, no tensors
+cache.py      keys and values of those who run, one row each
+prefix.py     keys and values of those who ran, for prompts that begin alike
+runner.py     one pass of the model over the rows; fused.py for models like LLaMA
+sampler.py    from logits to the next id of every row
+handle.py     the asker's end of a request
+engine.py     the thread that drives all of these
+features.py   what the encoders made of media, kept
+"""

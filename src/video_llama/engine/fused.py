@@ -1,0 +1,217 @@
+"""The same pass for models built like LLaMA, with few and large operations.
+
+Queries, keys and values are one product, gate and up another, and positions are one product of
+complex numbers. The weights of those are copies in another order; the rest is the model's own.
+
+Legend: B rows that run, Q tokens of a chunk, T tokens that are looked at, D width of the model,
+G queries of a key-value head, H key-value heads, A = (G + 2) * H heads of one product, W width of a
+head, I width of the MLP, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from video_llama.engine.cache import RowCache
+
+MODELS = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
+MAX_COPIED_BYTES = 4 << 30  # a larger model spends its time in products anyway
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights of a layer: `qkv` (D, A * W) and `gate_up` (D, 2 I) are copies."""
+
+    input_norm: torch.Tensor
+    qkv: torch.Tensor
+    qkv_bias: torch.Tensor | None
+    out: torch.Tensor  # (G * H * W, D)
+    mlp_norm: torch.Tensor
+    gate_up: torch.Tensor
+    down: torch.Tensor  # (I, D)
+
+
+class FusedRunner:
+    """Does what `TransformersRunner` does, for a model that `can_fuse` accepts."""
+
+    def __init__(self, model: PreTrainedModel, cache: RowCache, longest: int) -> None:
+        inner: Any = model.model
+        self.cache = cache
+        self.embeddings: nn.Module = model.get_input_embeddings()
+        self.heads, self.width = cache.shape.heads, cache.shape.width
+        self.queries = inner.config.num_attention_heads // self.heads  # G
+        self.epsilon = inner.norm.variance_epsilon
+        self.norm = inner.norm.weight
+        head: Any = model.get_output_embeddings()
+        self.head = head.weight.t()  # (D, V)
+        self.layers = [fuse(layer, self.width) for layer in inner.layers]
+        self.rotations = rotations(inner, longest)  # (positions, W / 2)
+        self._steps = torch.arange(longest, device=cache.shape.device)
+        self._exact = cache.shape.dtype == torch.float32
+
+    @torch.inference_mode()
+    def prefill(self, row: int, start: int, embeddings: torch.Tensor) -> torch.Tensor:
+        """Run a chunk (Q, D) of a row that holds `start` tokens; logits (1, V) of the last one."""
+        count = len(embeddings)
+        rotation = self.rotations[start : start + count, None]
+        mask = self._chunk_mask(start, count)
+        hidden = embeddings  # (Q, D)
+        for number, weights in enumerate(self.layers):
+            queries, both = self._project(hidden, weights, rotation)
+            keys, values = self.cache.put_chunk(number, row, start, both.permute(1, 2, 0, 3))
+            # (Q, H, G, W) -> (1, H, G * Q, W): the queries of a head stand beside one another.
+            queries = queries.permute(1, 2, 0, 3).reshape(1, self.heads, -1, self.width)
+            mixed = self._attend(queries, keys, values, mask)
+            mixed = mixed.reshape(self.heads * self.queries, count, self.width).transpose(0, 1)
+            hidden = self._finish(hidden, mixed.reshape(count, -1), weights)
+        return self._logits(hidden[-1:])
+
+    @torch.inference_mode()
+    def decode(self, ids: Sequence[int], lengths: Sequence[int]) -> torch.Tensor:
+        """Run an id in each of the first B rows, which hold `lengths` tokens; logits (B, V)."""
+        ids_and_positions = torch.tensor([ids, lengths], device=self.cache.shape.device)
+        positions, length = ids_and_positions[1], max(lengths) + 1
+        rotation = self.rotations[positions][:, None]
+        places = self.cache.places(positions)
+        mask = None if min(lengths) + 1 == length else self._row_mask(positions, length)
+        hidden = self.embeddings(ids_and_positions[0])  # (B, D)
+        count = len(ids)
+        for number, weights in enumerate(self.layers):
+            queries, both = self._project(hidden, weights, rotation)
+            keys, values = self.cache.put_tokens(number, places, both, length)
+            mixed = self._attend(queries, keys, values, mask)
+            hidden = self._finish(hidden, mixed.reshape(count, -1), weights)
+        return self._logits(hidden)
+
+    def _project(
+        self, hidden: torch.Tensor, weights: Weights, rotation: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Hidden (N, D) -> queries (N, H, G, W), keys and values (N, 2, H, W), turned."""
+        normed = self._normalise(hidden, weights.input_norm)
+        if weights.qkv_bias is None:
+            product = torch.mm(normed, weights.qkv)
+        else:
+            product = torch.addmm(weights.qkv_bias, normed, weights.qkv)
+        if not self._exact:
+            product = product.float()  # complex numbers have no half precision
+        product = product.view(len(hidden), -1, self.width)  # (N, A, W)
+        turned = (self.queries + 1) * self.heads
+        pairs = product[:, :turned].unflatten(-1, (-1, 2))
+        torch.view_as_complex(pairs).mul_(rotation)
+        if not self._exact:
+            product = product.to(hidden.dtype)
+        split = self.queries * self.heads
+        queries = product[:, :split].unflatten(1, (self.heads, self.queries))
+        return queries, product[:, split:].unflatten(1, (2, self.heads))
+
+    def _attend(
+        self,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+
+    def _finish(self, hidden: torch.Tensor, mixed: torch.Tensor, weights: Weights) -> torch.Tensor:
+        """What attention found (N, G * H * W) and the MLP, added to hidden (N, D)."""
+        hidden = torch.addmm(hidden, mixed, weights.out)
+        product = torch.mm(self._normalise(hidden, weights.mlp_norm), weights.gate_up)
+        gate, up = product.chunk(2, dim=-1)
+        return torch.addmm(hidden, F.silu(gate).mul_(up), weights.down)
+
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return torch.mm(self._normalise(hidden, self.norm), self.head)
+
+    def _normalise(self, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return F.rms_norm(hidden, weight.shape, weight, self.epsilon)
+
+    def _chunk_mask(self, start: int, count: int) -> torch.Tensor | None:
+        """(G * Q, T), None for a single token, which looks at everything."""
+        if count == 1:
+            return None
+        steps = self._steps[: start + count]
+        hidden = steps > steps[start:, None]
+        mask = torch.zeros(hidden.shape, dtype=self.cache.shape.dtype, device=hidden.device)
+        return mask.masked_fill_(hidden, -torch.inf).repeat(self.queries, 1)
+
+    def _row_mask(self, positions: torch.Tensor, length: int) -> torch.Tensor:
+        """(B, 1, 1, T)."""
+        hidden = self._steps[:length] > positions[:, None]
+        mask = torch.zeros(hidden.shape, dtype=self.cache.shape.dtype, device=hidden.device)
+        return mask.masked_fill_(hidden, -torch.inf)[:, None, None]
+
+
+def can_fuse(model: PreTrainedModel) -> bool:
+    """Whether a model is of a form that is known here, small enough to copy and not quantised."""
+    if type(model).__name__ not in MODELS:
+        return False
+    inner: Any = model.model
+    head: Any = model.get_output_embeddings()
+    layer = inner.layers[0]
+    attention, mlp = layer.self_attn, layer.mlp
+    linear = [
+        getattr(part, name)
+        for one in inner.layers
+        for part, name in [(one.self_attn, f"{p}_proj") for p in ("q", "k", "v", "o")]
+        + [(one.mlp, f"{p}_proj") for p in ("gate", "up", "down")]
+    ]
+    plain = [attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj]
+    config = inner.config
+    rope = config.rope_parameters["rope_type"]
+    copied = sum(one.weight.nbytes for one in linear if one.weight is not None)
+    windowed = getattr(config, "sliding_window", None) is not None and getattr(
+        config, "use_sliding_window", True
+    )
+    return (
+        all(type(one) is nn.Linear for one in [*linear, head])
+        and all(one.bias is None for one in plain)
+        and head.bias is None
+        and config.hidden_act == "silu"
+        and "dynamic" not in rope
+        and rope != "longrope"
+        and not windowed
+        and copied <= MAX_COPIED_BYTES
+    )
+
+
+@torch.no_grad()
+def fuse(layer: Any, width: int) -> Weights:
+    """The weights of one layer. Halves of a head become pairs: (0, W/2, 1, W/2 + 1, ...)."""
+    attention, mlp = layer.self_attn, layer.mlp
+    order = torch.arange(width, device=attention.q_proj.weight.device).view(2, -1).t().flatten()
+
+    def paired(rows: torch.Tensor) -> torch.Tensor:
+        return rows.unflatten(0, (-1, width))[:, order].flatten(0, 1)
+
+    projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+    query, key, value = (one.weight for one in projections)
+    qkv = torch.cat([paired(query), paired(key), value])
+    bias = None
+    if attention.q_proj.bias is not None:
+        query, key, value = (one.bias for one in projections)
+        bias = torch.cat([paired(query), paired(key), value])
+    return Weights(
+        input_norm=layer.input_layernorm.weight,
+        qkv=qkv.t().contiguous(),
+        qkv_bias=bias,
+        out=attention.o_proj.weight.t(),
+        mlp_norm=layer.post_attention_layernorm.weight,
+        gate_up=torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]).t().contiguous(),
+        down=mlp.down_proj.weight.t(),
+    )
+
+
+@torch.no_grad()
+def rotations(inner: Any, longest: int) -> torch.Tensor:
+    """cos + i sin of every position and pair (positions, W / 2), as the model itself turns."""
+    device = inner.norm.weight.device
+    positions = torch.arange(longest, device=device)[None]
+    cos, sin = inner.rotary_emb(torch.zeros(1, device=device), positions)
+    half = cos.shape[-1] // 2
+    return torch.complex(cos[0, :, :half].float(), sin[0, :, :half].float())
