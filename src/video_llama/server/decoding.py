@@ -1,0 +1,266 @@
+"""Media are decoded in processes of their own, which may crash, hang or grow.
+
+Whatever a file does to its decoder costs the request it came with, and nothing else: the process is
+replaced. It gets bytes, never a path or an address, and what it sends back is data (wire.py).
+"""
+
+import contextlib
+import json
+import logging
+import multiprocessing
+import os
+import pickle
+import queue
+import signal
+import sys
+import threading
+import time
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+
+import torch
+
+from video_llama import errors
+from video_llama.attachment import MediaOptions, ReadMedium, read
+from video_llama.errors import (
+    CorruptMediaError,
+    MediaError,
+    MediaLimitError,
+    OptionError,
+    VideoLlamaError,
+)
+from video_llama.media.source import FrameFiles
+from video_llama.processing.processor import VideoLlamaProcessor
+from video_llama.server.wire import pack, unpack
+
+_LOG = logging.getLogger("video_llama.server")
+_GIGABYTE = 1 << 30
+_STARTING = 180.0  # seconds until a new process must have come up
+_LOOK = 0.1  # seconds between looks at whether the asker is still there
+_GRACE = 2.0  # seconds beyond a medium's deadline: a decoder that looks at its clock says so itself
+_REPLY = 2 * _GIGABYTE  # bytes of the largest reply
+
+# The first byte of a reply.
+_MEDIUM, _REFUSED, _MEMORY, _FAULT = b"m", b"r", b"o", b"f"
+
+
+class Cancelled(Exception):  # noqa: N818 (nothing went wrong)
+    """The asker has gone."""
+
+
+class DecodingPool:
+    """Processes that read media. Of several threads at the same time, too.
+
+    Args:
+        processor: as the model's.
+        workers: media decoded at the same time.
+        memory: bytes a process may grow by, where the system enforces it (Linux).
+
+    Attributes:
+        replaced: processes that had to be replaced.
+    """
+
+    def __init__(
+        self, processor: VideoLlamaProcessor, *, workers: int = 2, memory: int = 4 * _GIGABYTE
+    ) -> None:
+        # One process imports everything once and is then copied: a replacement comes at once, and
+        # no copy is made of this process with its threads.
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload([__name__])
+        self._processor = pickle.dumps(processor)
+        self._memory = memory
+        self.workers = workers
+        self.replaced = 0
+        self._closed = False
+        self._lock = threading.Lock()
+        self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+        self._all: set[_Worker] = set()
+        for _ in range(workers):
+            self._idle.put(self._start())
+
+    @property
+    def process_ids(self) -> list[int]:
+        """Of the processes there are now."""
+        with self._lock:
+            return [worker.process.pid or 0 for worker in self._all]
+
+    def read(
+        self,
+        source: bytes | FrameFiles,
+        options: MediaOptions,
+        gone: threading.Event | None = None,
+    ) -> ReadMedium:
+        """`attachment.read`, elsewhere.
+
+        Args:
+            source: what the gate let in.
+            options: how it is read; their limits hold.
+            gone: set when nobody waits for it any more.
+
+        Raises:
+            MediaError: also when the decoder crashed, hung, or wanted too much memory.
+            Cancelled: `gone` was set.
+        """
+        worker = self._take(gone)
+        usable = False
+        try:
+            reply = worker.ask((source, options), options.limits.deadline + _GRACE, gone)
+            usable = reply[:1] in (_MEDIUM, _REFUSED)
+            return _understand(reply)
+        except (ValueError, TypeError, KeyError):
+            usable = False
+            raise CorruptMediaError("the medium could not be decoded") from None
+        finally:
+            self._give_back(worker, usable)
+
+    def close(self) -> None:
+        """End all processes."""
+        with self._lock:
+            self._closed = True
+            workers, self._all = self._all, set()
+        for worker in workers:
+            worker.end()
+
+    def _take(self, gone: threading.Event | None) -> "_Worker":
+        while True:
+            if gone is not None and gone.is_set():
+                raise Cancelled
+            try:
+                worker = self._idle.get(timeout=_LOOK)
+            except queue.Empty:
+                continue
+            if worker.process.is_alive():
+                return worker
+            self._give_back(worker, usable=False)  # it died with nothing to do
+
+    def _give_back(self, worker: "_Worker", usable: bool) -> None:
+        if not usable:
+            with self._lock:
+                self._all.discard(worker)
+                self.replaced += not self._closed
+            worker.end()
+            worker = self._start()
+        self._idle.put(worker)
+
+    def _start(self) -> "_Worker":
+        worker = _Worker(self._context, self._processor, self._memory)
+        with self._lock:
+            closed = self._closed
+            if not closed:
+                self._all.add(worker)
+        if closed:
+            worker.end()
+        return worker
+
+
+class _Worker:
+    """One process and the way to it."""
+
+    def __init__(
+        self,
+        context: "multiprocessing.context.ForkServerContext",
+        processor: bytes,
+        memory: int,
+    ) -> None:
+        self.connection, other = context.Pipe()
+        self.process = context.Process(
+            target=_work, args=(other, processor, memory), daemon=True, name="decoder"
+        )
+        self.process.start()
+        other.close()
+        self._up = False
+
+    def ask(self, job: object, seconds: float, gone: threading.Event | None) -> bytes:
+        """The reply to a job.
+
+        Raises:
+            MediaLimitError: none came in time.
+            CorruptMediaError: the process ended.
+            Cancelled: nobody waits any more.
+        """
+        try:
+            if not self._up:
+                self._receive(_STARTING, gone)
+                self._up = True
+            self.connection.send_bytes(pickle.dumps(job, protocol=pickle.HIGHEST_PROTOCOL))
+            return self._receive(seconds, gone)
+        except (EOFError, OSError):
+            raise CorruptMediaError("the medium broke its decoder and is not used") from None
+
+    def _receive(self, seconds: float, gone: threading.Event | None) -> bytes:
+        end = time.monotonic() + seconds
+        while not wait([self.connection, self.process.sentinel], _LOOK):
+            if gone is not None and gone.is_set():
+                raise Cancelled
+            if time.monotonic() > end:
+                raise MediaLimitError(f"the medium was not decoded within {seconds:.0f} seconds")
+        return self.connection.recv_bytes(_REPLY)
+
+    def end(self) -> None:
+        """Kill it: one that hangs hears nothing else."""
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+
+
+def _understand(reply: bytes) -> ReadMedium:
+    kind, rest = reply[:1], reply[1:]
+    if kind == _MEDIUM:
+        return unpack(rest)
+    if kind == _REFUSED:
+        name, words = json.loads(rest)
+        known = getattr(errors, name, None)
+        if isinstance(known, type) and issubclass(known, (MediaError, OptionError)):
+            raise known(words)
+        raise ValueError("not an error of a medium")
+    if kind == _MEMORY:
+        raise MediaLimitError("the medium needs more memory than one may have")
+    _LOG.error("a decoder failed: %s", rest[:4000].decode(errors="replace"))
+    raise CorruptMediaError("the medium could not be decoded")
+
+
+def _work(connection: Connection, processor: bytes, memory: int) -> None:
+    """What a decoding process does, until its server is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the server's to hear
+    torch.set_num_threads(1)
+    _limit_memory(memory)
+    own = pickle.loads(processor)  # from the server itself
+    connection.send_bytes(b"up")
+    while True:
+        try:
+            source, options = pickle.loads(connection.recv_bytes())
+        except EOFError:
+            return
+        reply = _reply(source, options, own)
+        with contextlib.suppress(BrokenPipeError):
+            connection.send_bytes(reply)
+        if reply[:1] in (_MEMORY, _FAULT):
+            return
+
+
+def _reply(
+    source: bytes | FrameFiles, options: MediaOptions, processor: VideoLlamaProcessor
+) -> bytes:
+    try:
+        return _MEDIUM + pack(read(source, processor, options))
+    except VideoLlamaError as error:
+        return _REFUSED + json.dumps([type(error).__name__, str(error)]).encode()
+    except MemoryError:
+        return _MEMORY
+    except RuntimeError as error:
+        # Torch has no error of its own for memory that is not there.
+        return _MEMORY if "allocate memory" in str(error) else _FAULT + repr(error).encode()
+    except Exception as error:  # noqa: BLE001 (any other is reported, and ends the process)
+        return _FAULT + repr(error).encode()
+
+
+def _limit_memory(memory: int) -> None:
+    """So many bytes more than the process has now; nothing where the system cannot tell."""
+    status = Path("/proc/self/statm")
+    if not sys.platform.startswith("linux") or not status.is_file():
+        return
+    import resource
+
+    now = int(status.read_text(encoding="ascii").split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    resource.setrlimit(resource.RLIMIT_AS, (now + memory, now + memory))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -1,0 +1,204 @@
+"""The one way in for media: every source of every request goes through `MediaGate.open`.
+
+Nothing is allowed unless it was: no folder, no host. What passes has become bytes with a checksum;
+neither paths nor addresses go further, so no decoder can open anything. Messages say what is wrong
+with a source and not what is there: whoever asks must not learn which files or machines exist.
+"""
+
+import hashlib
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+from urllib.parse import unquote, urlsplit
+
+from video_llama.errors import (
+    ForbiddenSourceError,
+    MediaLimitError,
+    MediaNotFoundError,
+    OptionError,
+)
+from video_llama.media.limits import Limits
+from video_llama.media.source import ByteSource, FrameFiles, SourcePolicy, open_source
+from video_llama.server.files import FILE_PREFIX, FileStore
+
+Kind = Literal["image", "video", "audio", "file"]
+
+MEGABYTE = 1 << 20
+SOUND_VALUES = 256 * MEGABYTE // 4  # decoded, of 4 bytes each
+FILM_SECONDS = 3600
+FILM_SOUND_VALUES = FILM_SECONDS * 48_000 * 2
+
+_FILM = Limits(
+    bytes=256 * MEGABYTE,
+    duration=FILM_SECONDS,
+    streams=16,
+    samples=FILM_SOUND_VALUES,
+    frames=128,
+    deadline=60,
+)
+_DECODING: dict[Kind, Limits] = {
+    "image": replace(_FILM, bytes=64 * MEGABYTE, samples=SOUND_VALUES, deadline=20),
+    "video": _FILM,
+    "audio": replace(_FILM, bytes=25 * MEGABYTE, duration=600, samples=SOUND_VALUES, deadline=30),
+    "file": _FILM,
+}
+_FETCHING: dict[Kind, float] = {"image": 5, "video": 30, "audio": 10, "file": 30}
+
+
+@dataclass(frozen=True)
+class GatePolicy:
+    """What the gate lets in. The default is closed: only what a request brings itself.
+
+    Attributes:
+        folders: local files under these are opened; links are followed first.
+        sources: which hosts are fetched from.
+        limits: of a medium, by the kind of part that brings it; `deadline` is that of decoding.
+        fetch_seconds: deadline of a download, likewise.
+
+    Raises:
+        OptionError: a folder that is none.
+    """
+
+    folders: tuple[Path, ...] = ()
+    sources: SourcePolicy = field(default_factory=SourcePolicy)
+    limits: Mapping[Kind, Limits] = field(default_factory=lambda: dict(_DECODING))
+    fetch_seconds: Mapping[Kind, float] = field(default_factory=lambda: dict(_FETCHING))
+
+    def __post_init__(self) -> None:
+        for folder in self.folders:
+            if not folder.is_dir():
+                raise OptionError(f"{folder} is no folder; --allow-folder wants one that exists")
+        object.__setattr__(self, "folders", tuple(folder.resolve() for folder in self.folders))
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A medium that was let in.
+
+    Attributes:
+        source: its bytes, or those of its frames.
+        digest: SHA-256 of them.
+        limits: that hold while it is decoded.
+    """
+
+    source: bytes | FrameFiles
+    digest: str
+    limits: Limits
+
+
+class MediaGate:
+    """Opens sources, or refuses them. Of several threads at the same time, too."""
+
+    def __init__(self, policy: GatePolicy, files: FileStore | None = None) -> None:
+        self.policy = policy
+        self.files = files
+
+    def open(self, kind: Kind, place: str, *, owner: str = "") -> Opened:
+        """Let a source in.
+
+        Args:
+            kind: of the part of a message that names it.
+            place: a data: URL, an http(s) or file: URL, or the id of an uploaded file.
+            owner: whose uploaded files may be meant.
+
+        Raises:
+            MediaError: one of its kinds; the message tells nothing the asker did not know.
+            Refusal: there is no such uploaded file.
+        """
+        limits = self.policy.limits[kind]
+        source = self._read(kind, place, limits, owner)
+        return Opened(source, digest(source), limits)
+
+    def _read(self, kind: Kind, place: str, limits: Limits, owner: str) -> bytes | FrameFiles:
+        scheme = place[:16].partition(":")[0].lower()
+        if place.startswith(FILE_PREFIX) and self.files is not None:
+            return self.files.read(owner, place, limits)
+        if scheme == "data":
+            return _content(place, limits, SourcePolicy())
+        if scheme in ("http", "https"):
+            return self._fetch(kind, place, limits)
+        if scheme == "file":
+            return self._read_local(place, limits)
+        raise ForbiddenSourceError(
+            "a medium is given as a data: URL, as an http(s) address of an allowed host, or as the "
+            "id of an uploaded file"
+        )
+
+    def _fetch(self, kind: Kind, address: str, limits: Limits) -> bytes | FrameFiles:
+        seconds = self.policy.fetch_seconds[kind]
+        try:
+            return _content(address, replace(limits, deadline=seconds), self.policy.sources)
+        except ForbiddenSourceError:
+            # A redirect's target, or where a name leads, is nothing the asker need learn.
+            raise ForbiddenSourceError(
+                "media from this address are not allowed; upload the file, or send it as a data: "
+                "URL"
+            ) from None
+        except MediaNotFoundError:
+            raise MediaNotFoundError("there is no file to fetch at this address") from None
+        except MediaLimitError:
+            raise MediaLimitError(
+                f"the file at this address is too large, or comes too slowly: at most "
+                f"{limits.bytes:,} bytes are fetched within {seconds:g} seconds"
+            ) from None
+
+    def _read_local(self, address: str, limits: Limits) -> bytes:
+        # One message for all: outside, absent, a folder, a device, not readable.
+        refused = ForbiddenSourceError(
+            "this file is not there, or not in a folder from which files may be read"
+        )
+        try:
+            parts = urlsplit(address)
+            given = Path(unquote(parts.path, errors="strict"))
+            path = given.resolve(strict=True)
+        except (OSError, ValueError, RuntimeError):
+            raise refused from None
+        inside = any(path.is_relative_to(folder) for folder in self.policy.folders)
+        if not inside or parts.netloc not in ("", "localhost") or not given.is_absolute():
+            raise refused
+        try:
+            return _read_regular(path, limits)
+        except OSError:
+            raise refused from None
+
+
+def digest(source: bytes | FrameFiles) -> str:
+    """SHA-256 of a medium; a list of frames is never taken for a file, nor cut another way."""
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).hexdigest()
+    each = [hashlib.sha256(picture).digest() for picture in source.pictures]
+    return hashlib.sha256(b"frames:" + b"".join(each)).hexdigest()
+
+
+def _content(place: str, limits: Limits, policy: SourcePolicy) -> bytes | FrameFiles:
+    opened = open_source(place, limits, policy)
+    if isinstance(opened, FrameFiles):
+        return opened
+    assert isinstance(opened, ByteSource)
+    with opened:
+        return opened.read()
+
+
+def _read_regular(path: Path, limits: Limits) -> bytes:
+    """A regular file that is still where it was when the folders were compared.
+
+    Raises:
+        OSError: it is not, or cannot be read.
+    """
+    # Not blocking: a pipe without a writer would be waited for.
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(handle, "rb") as file:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError("not a regular file")
+        if path.resolve() != path or not os.path.samestat(found, path.stat()):
+            raise OSError("replaced while it was opened")
+        limits.check_bytes(found.st_size, "the file")
+        data = file.read(limits.bytes + 1)
+    limits.check_bytes(len(data), "the file")
+    if not data:
+        raise MediaNotFoundError("the file is empty")
+    return data

@@ -1,0 +1,157 @@
+"""What is checked before a request is read: the key, the host it was sent to, the size of its body.
+
+Plain ASGI, in front of every route, so that no route can be forgotten.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from video_llama.server.refusal import Refusal, too_large
+
+OPEN_PATHS = frozenset({"/health"})
+MEGABYTE = 1 << 20
+
+
+@dataclass(frozen=True)
+class GuardPolicy:
+    """Who is let in, and with how much.
+
+    Attributes:
+        keys: any of them opens everything. Without keys everybody on this machine may come in, but
+            no web page that somebody there happens to look at:
+        names: then requests must be sent to one of these hosts.
+        any_name: they need not: other machines are let in without a key, by whatever name.
+        body_bytes: of a request; those of an upload:
+        upload_bytes: with the form around the file.
+        body_seconds: until a body must have arrived.
+    """
+
+    keys: tuple[str, ...] = ()
+    names: frozenset[str] = frozenset({"localhost", "127.0.0.1", "::1"})
+    any_name: bool = False
+    body_bytes: int = 64 * MEGABYTE
+    upload_bytes: int = 257 * MEGABYTE
+    body_seconds: float = 120.0
+
+
+class RefusedBody(HTTPException):
+    """Raised inside a route that reads a body; frameworks pass it on as it is."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.status, refusal.message, refusal.headers)
+        self.refusal = refusal
+
+
+class Guard:
+    """The middleware. `scope["state"]["owner"]` becomes a mark of the key that was used."""
+
+    def __init__(self, app: ASGIApp, policy: GuardPolicy) -> None:
+        self._app = app
+        self._policy = policy
+        self._keys = [_mark(key) for key in policy.keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As ASGI has it."""
+        if scope["type"] != "http":
+            if scope["type"] == "websocket" and self._refusal(scope) is not None:
+                await send({"type": "websocket.close", "code": 1008})
+                return
+            await self._app(scope, receive, send)
+            return
+        refusal = self._refusal(scope) or self._announced(scope)
+        if refusal is not None:
+            await _answer(refusal, send)
+            return
+        await self._app(scope, self._bounded(scope, receive), send)
+
+    def _refusal(self, scope: Scope) -> Refusal | None:
+        headers = Headers(scope=scope)
+        if scope["path"] in OPEN_PATHS:
+            return None
+        if not self._keys:
+            scope.setdefault("state", {})["owner"] = ""
+            return self._check_names(headers)
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        given = _mark(key.strip()) if scheme.lower() == "bearer" else b""
+        # All are compared, and in constant time: neither which one nor how much of it was right
+        # can be measured.
+        matches = [hmac.compare_digest(given, known) for known in self._keys]
+        if not any(matches):
+            words = "this server wants a key: Authorization: Bearer KEY"
+            return Refusal(401, words, code="invalid_api_key", kind="authentication_error")
+        scope.setdefault("state", {})["owner"] = given.hex()
+        return None
+
+    def _check_names(self, headers: Headers) -> Refusal | None:
+        """Refuse what a web page of somebody else sends, also by a name that it made lead here."""
+        sent_to = [_host(headers.get("host", ""))]
+        if "origin" in headers:
+            sent_to.append(_host(urlsplit(headers["origin"]).netloc))
+        if self._policy.any_name or all(name in self._policy.names for name in sent_to):
+            return None
+        words = "requests from other sites, or to other names than this server's, are not answered"
+        return Refusal(403, words, code="wrong_host", kind="permission_error")
+
+    def _limit(self, scope: Scope) -> int:
+        upload = scope["path"].rstrip("/") == "/v1/files"
+        return self._policy.upload_bytes if upload else self._policy.body_bytes
+
+    def _announced(self, scope: Scope) -> Refusal | None:
+        length = Headers(scope=scope).get("content-length", "")
+        limit = self._limit(scope)
+        return too_large(limit) if length.isdecimal() and int(length) > limit else None
+
+    def _bounded(self, scope: Scope, receive: Receive) -> Receive:
+        """`receive` that counts, and does not wait for ever for a body."""
+        limit, loop = self._limit(scope), asyncio.get_running_loop()
+        end = loop.time() + self._policy.body_seconds
+        state = {"bytes": 0, "more": True}
+
+        async def bounded() -> Message:
+            if not state["more"]:
+                return await receive()  # that the asker has gone, whenever
+            try:
+                async with asyncio.timeout_at(end):
+                    message = await receive()
+            except TimeoutError:
+                seconds = self._policy.body_seconds
+                words = f"the request did not arrive within {seconds:g} seconds"
+                raise RefusedBody(Refusal(408, words, code="too_slow")) from None
+            state["bytes"] += len(message.get("body", b""))
+            state["more"] = message.get("more_body", False)
+            if state["bytes"] > limit:
+                raise RefusedBody(too_large(limit))
+            return message
+
+        return bounded
+
+
+async def _answer(refusal: Refusal, send: Send) -> None:
+    body = json.dumps(refusal.body).encode()
+    headers = {**refusal.headers, "Content-Type": "application/json", "Connection": "close"}
+    headers["Content-Length"] = str(len(body))
+    pairs: Sequence[tuple[bytes, bytes]] = [
+        (name.lower().encode(), value.encode()) for name, value in headers.items()
+    ]
+    await send({"type": "http.response.start", "status": refusal.status, "headers": pairs})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _mark(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()
+
+
+def _host(netloc: str) -> str:
+    try:
+        return (urlsplit(f"//{netloc}").hostname or "").lower()
+    except ValueError:
+        return ""

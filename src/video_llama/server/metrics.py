@@ -1,0 +1,86 @@
+"""What Prometheus is told. Names, not contents: nothing of a request is in here."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from video_llama.server.serving import Serving
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+
+
+class Metrics:
+    """Counts of one server; another one in the same process has its own.
+
+    Attributes:
+        requests: answers by the status they had; 499 for those whose asker went away.
+        first_token, between_tokens: seconds.
+        prompt_tokens, reused_tokens, completion_tokens: of all answers.
+        media_seconds: by step: "open" (fetch, read, checksum), "decode", "encode".
+        media_failures: by cause, the code of the refusal.
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+
+        def counter(name: str, words: str, *labels: str) -> Counter:
+            return Counter(f"video_llama_{name}", words, labels, registry=self.registry)
+
+        def histogram(name: str, words: str, *labels: str) -> Histogram:
+            name = f"video_llama_{name}"
+            return Histogram(name, words, labels, registry=self.registry, buckets=_SECONDS)
+
+        self.requests = counter("requests", "Chat requests, by status.", "status")
+        self.first_token = histogram(
+            "time_to_first_token_seconds", "From a request's arrival to its first text."
+        )
+        self.between_tokens = histogram(
+            "time_between_pieces_seconds", "Between two pieces of an answer."
+        )
+        self.prompt_tokens = counter("prompt_tokens", "Tokens of prompts.")
+        self.reused_tokens = counter("reused_tokens", "Tokens of prompts that were kept.")
+        self.completion_tokens = counter("completion_tokens", "Tokens of answers.")
+        self.media_seconds = histogram("media_seconds", "Time for a medium, by step.", "step")
+        self.media_failures = counter("media_failures", "Media refused, by cause.", "cause")
+
+    def watch(self, serving: "Serving") -> None:
+        """Tell what a server is doing whenever somebody asks."""
+        self.registry.register(_State(serving))
+
+    def text(self) -> bytes:
+        """All of it, as Prometheus reads it."""
+        return generate_latest(self.registry)
+
+
+class _State(Collector):
+    def __init__(self, serving: "Serving") -> None:
+        self._serving = serving
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing: a look at a server that is not up yet is not wanted."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """Read from the server itself."""
+        for name, value in self._serving.state().items():
+            if name.endswith("_total"):
+                short = name.removesuffix("_total")
+                yield CounterMetricFamily(f"video_llama_{short}", _WORDS[name], value=value)
+            else:
+                yield GaugeMetricFamily(f"video_llama_{name}", _WORDS[name], value=value)
+
+
+_WORDS = {
+    "requests_open": "Chat requests that have a place, whatever they are at.",
+    "requests_running": "Answers that the model writes now.",
+    "requests_waiting": "Answers that wait for the model.",
+    "files_bytes": "Bytes of uploaded files.",
+    "feature_cache_hits_total": "Media that were known already.",
+    "feature_cache_misses_total": "Media that had to be decoded and encoded.",
+    "decoders_replaced_total": "Decoding processes that ended and were replaced.",
+}

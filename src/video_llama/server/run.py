@@ -1,0 +1,217 @@
+"""A server put together, and run until it is told to end."""
+
+import asyncio
+import base64
+import contextlib
+import io
+import logging
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+from PIL import Image
+
+from video_llama.chat import VideoLlama
+from video_llama.engine.engine import Engine
+from video_llama.engine.features import FeatureCache
+from video_llama.server.app import make_app
+from video_llama.server.decoding import DecodingPool
+from video_llama.server.files import FileStore, StoragePolicy
+from video_llama.server.gate import GatePolicy, MediaGate
+from video_llama.server.guard import GuardPolicy
+from video_llama.server.protocol import ChatRequest
+from video_llama.server.refusal import Refusal
+from video_llama.server.serving import Serving, ServingPolicy
+
+_LOG = logging.getLogger("video_llama.server")
+_GIGABYTE = 1 << 30
+_DRAIN = 60.0  # seconds that answers may still take after SIGTERM
+
+
+@dataclass(frozen=True)
+class ServerPolicy:
+    """Everything that can be set about a server.
+
+    Attributes:
+        serving, gate, storage, guard: of those parts.
+        slots: answers that the model writes at the same time.
+        decoders: media that are decoded at the same time.
+        decoder_bytes: memory for each of them.
+        drain_seconds: that answers may still take after SIGTERM.
+    """
+
+    serving: ServingPolicy
+    gate: GatePolicy = field(default_factory=GatePolicy)
+    storage: StoragePolicy = field(default_factory=StoragePolicy)
+    guard: GuardPolicy = field(default_factory=GuardPolicy)
+    slots: int = 16
+    decoders: int = 2
+    decoder_bytes: int = 4 * _GIGABYTE
+    drain_seconds: float = _DRAIN
+
+
+class Server:
+    """A model with everything that serves it. Ends with `close`.
+
+    Attributes:
+        serving: answers requests.
+        app: the ASGI application.
+    """
+
+    def __init__(self, assistant: VideoLlama, policy: ServerPolicy) -> None:
+        self.policy = policy
+        self.files = FileStore(policy.storage)
+        self.decoders = DecodingPool(
+            assistant.processor, workers=policy.decoders, memory=policy.decoder_bytes
+        )
+        self.engine = make_engine(assistant, policy.slots, policy.serving.places)
+        self.serving = Serving(
+            assistant,
+            self.engine,
+            FeatureCache(assistant.model),
+            MediaGate(policy.gate, self.files),
+            self.decoders,
+            policy.serving,
+        )
+        self.app = make_app(
+            self.serving,
+            self.files,
+            policy.guard,
+            started=int(time.time()),
+            lifespan=self._lifespan,
+        )
+
+    def close(self) -> None:
+        """End everything; what still runs is cut off."""
+        self.serving.close()
+        self.engine.shutdown(drain=False, timeout=self.policy.drain_seconds)
+        self.decoders.close()
+        self.files.close()
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(work) for work in (self._warm_up(), self._sweep())]
+        yield
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.to_thread(self.close)
+
+    async def _warm_up(self) -> None:
+        """Answer a question about a picture, through every part; then the server is ready."""
+        try:
+            reply = await self.serving.begin(warm_up_request(self.serving.policy.name), owner="")
+            try:
+                async for _ in reply.events():
+                    pass
+            finally:
+                reply.close()
+        except Refusal as refusal:
+            _LOG.error("the model does not answer: %s", refusal.message)
+        else:
+            self.serving.answered = True
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(60)
+            await asyncio.to_thread(self.files.sweep)
+
+
+def make_engine(assistant: VideoLlama, slots: int, places: int) -> Engine:
+    """An engine for a model's answers, with the stop marks of its template."""
+    template = assistant.processor.prompt_template
+    decode = partial(
+        assistant.processor.tokenizer.decode,
+        skip_special_tokens=True,
+        clean_up_tokenization_spaces=False,
+    )
+    return Engine(
+        assistant.model.language_model,
+        decode,
+        stop_texts=template.stop_strings,
+        labels=[template.answer_prefix] if template.answer_prefix else [],
+        slots=slots,
+        max_waiting=max(0, places - slots),
+    )
+
+
+def warm_up_request(model: str) -> ChatRequest:
+    """A question about a small grey picture."""
+    picture = io.BytesIO()
+    Image.new("RGB", (32, 32), "grey").save(picture, "PNG")
+    url = "data:image/png;base64," + base64.b64encode(picture.getvalue()).decode()
+    parts = [
+        {"type": "image_url", "image_url": {"url": url}},
+        {"type": "text", "text": "What is this?"},
+    ]
+    messages = [{"role": "user", "content": parts}]
+    return ChatRequest.model_validate(
+        {"model": model, "messages": messages, "max_completion_tokens": 2}
+    )
+
+
+class GracefulServer(uvicorn.Server):
+    """Uvicorn, which tells the routes at once that it was asked to end.
+
+    Connections that are open then may still ask whether the server is ready, and must hear no.
+    """
+
+    def __init__(self, config: uvicorn.Config, serving: Serving) -> None:
+        super().__init__(config)
+        self._serving = serving
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """SIGTERM or SIGINT came."""
+        self._serving.closing = True
+        super().handle_exit(sig, frame)
+
+
+def serve(server: Server, host: str, port: int, listening: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT; then finish what runs, and end.
+
+    Args:
+        server: is closed at the end.
+        host, port: to listen on; 0 is any free port.
+        listening: is told the address once it can be reached.
+
+    Raises:
+        OSError: the port is taken, or the host is not this machine.
+    """
+    config = uvicorn.Config(
+        server.app,
+        timeout_graceful_shutdown=int(server.policy.drain_seconds),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # nothing here depends on the address of a client
+        lifespan="on",
+    )
+    # Uvicorn sends a signal it has heard once more, when all is done.
+    before = {sig: signal.signal(sig, _heard) for sig in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        # Bound here: uvicorn would only log that it cannot, and end the process.
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.create_server((host, port), family=family, backlog=512) as bound:
+            shown = f"[{host}]" if ":" in host else host
+            listening(f"http://{shown}:{bound.getsockname()[1]}")
+            GracefulServer(config, server.serving).run([bound])
+    finally:
+        server.close()
+        for sig, handler in before.items():
+            signal.signal(sig, handler)
+
+
+def _heard(sig: int, frame: FrameType | None) -> None:
+    """Nothing: the server has ended in good order."""
+
+
+def default_name(model: str) -> str:
+    """What a model is called in requests: never a path of this machine."""
+    return Path(model).name or "video-llama"

@@ -1,0 +1,393 @@
+"""From a request to the pieces of its answer: media, prompt, engine. No web framework.
+
+A request takes a place when it comes and frees it when its `Reply` is closed, whatever happens in
+between; there are so many places and no more. Media are opened, decoded and encoded in threads and
+processes of their own while the engine writes the answers of others.
+"""
+
+import asyncio
+import logging
+import math
+import threading
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from video_llama.attachment import Attachment, MediaOptions, ReadMedium
+from video_llama.chat import DEFAULT_MAX_NEW_TOKENS, LEAST_ANSWER, VideoLlama
+from video_llama.engine.request import Finished, Piece, Request
+from video_llama.errors import BusyError, MediaError, VideoLlamaError
+from video_llama.generation import GenerationOptions
+from video_llama.processing.tokens import check_fits
+from video_llama.prompt import Prompt, write_prompt
+from video_llama.server.asking import Conversation, MediaRef, read_messages
+from video_llama.server.decoding import Cancelled, DecodingPool
+from video_llama.server.gate import MediaGate, Opened
+from video_llama.server.metrics import Metrics
+from video_llama.server.protocol import ChatRequest, MediaReading, ProcessorOptions
+from video_llama.server.refusal import Refusal, busy, closing, media_code, refusal_of
+
+if TYPE_CHECKING:
+    import torch
+
+    from video_llama.engine.engine import Engine
+    from video_llama.engine.features import FeatureCache
+    from video_llama.engine.handle import Handle
+
+_LOG = logging.getLogger("video_llama.server")
+_LONGEST_WAIT = 60  # seconds a client is told to wait at most
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class ServingPolicy:
+    """Bounds of requests.
+
+    Attributes:
+        name: what the model is called here.
+        places: requests that are taken at the same time, those that wait included.
+        media: of one conversation.
+        seconds: until an answer must be there; then it ends where it is.
+        media_threads: media that are opened, decoded or waited for at the same time.
+    """
+
+    name: str
+    places: int = 64
+    media: int = 16
+    seconds: float = 300.0
+    media_threads: int = 16
+
+
+@dataclass
+class Reply:
+    """An answer on its way: one or several choices, and what is known before the first word.
+
+    Attributes:
+        id, created: as OpenAI has them.
+        handles: one for each choice.
+        warnings: what a user should know of the media.
+        arrived: when the request came, by `time.perf_counter`.
+    """
+
+    id: str
+    created: int
+    handles: "list[Handle]"
+    warnings: tuple[str, ...]
+    arrived: float
+    _close: Callable[[], None]
+    _metrics: Metrics
+    _closed: bool = field(default=False)
+
+    async def events(self) -> AsyncIterator[tuple[int, Piece | Finished]]:
+        """Pieces and ends, each with the number of its choice, as they come.
+
+        Raises:
+            Refusal: the engine failed, or is shut down.
+        """
+        arrived: asyncio.Queue[tuple[int, Piece | Finished | Exception]] = asyncio.Queue()
+
+        async def pump(number: int, handle: "Handle") -> None:
+            try:
+                async for event in handle.astream():
+                    arrived.put_nowait((number, event))
+            except Exception as error:  # noqa: BLE001 (raised where it is waited for)
+                arrived.put_nowait((number, error))
+
+        pumps = [asyncio.create_task(pump(*each)) for each in enumerate(self.handles)]
+        left, before = len(pumps), self.arrived
+        try:
+            while left:
+                number, event = await arrived.get()
+                if isinstance(event, Exception):
+                    raise _engine_refusal(event)
+                now = time.perf_counter()
+                if isinstance(event, Finished):
+                    left -= 1
+                    self._count(event)
+                    if event.reason == "cancelled":
+                        raise closing()
+                elif before == self.arrived:
+                    self._metrics.first_token.observe(now - before)
+                    before = now
+                elif len(pumps) == 1:
+                    self._metrics.between_tokens.observe(now - before)
+                    before = now
+                yield number, event
+        finally:
+            for task in pumps:
+                task.cancel()
+
+    def close(self) -> None:
+        """Free the place; choices that are still written are cancelled. May be called again."""
+        if not self._closed:
+            self._closed = True
+            for handle in self.handles:
+                handle.cancel()
+            self._close()
+
+    def _count(self, end: Finished) -> None:
+        self._metrics.prompt_tokens.inc(end.usage.prompt_tokens)
+        self._metrics.reused_tokens.inc(end.usage.reused_tokens)
+        self._metrics.completion_tokens.inc(end.usage.completion_tokens)
+
+
+class Serving:
+    """Answers requests about media with one model.
+
+    Attributes:
+        policy: bounds.
+        metrics: what is counted.
+        closing: no new requests are taken.
+        answered: whether an answer has been given: the server is ready.
+    """
+
+    def __init__(
+        self,
+        assistant: VideoLlama,
+        engine: "Engine",
+        features: "FeatureCache",
+        gate: MediaGate,
+        decoders: DecodingPool,
+        policy: ServingPolicy,
+    ) -> None:
+        self.policy = policy
+        self.metrics = Metrics()
+        self.closing = False
+        self.answered = False
+        self._assistant = assistant
+        self._engine = engine
+        self._features = features
+        self._gate = gate
+        self._decoders = decoders
+        self._threads = ThreadPoolExecutor(policy.media_threads, "media")
+        self._open = 0
+        self._seconds = 1.0  # that an answer takes, of late
+        self.metrics.watch(self)
+
+    def state(self) -> dict[str, float]:
+        """What it is doing now, for `metrics`."""
+        engine, files = self._engine.metrics(), self._gate.files
+        return {
+            "requests_open": self._open,
+            "requests_running": engine.running,
+            "requests_waiting": engine.waiting,
+            "files_bytes": files.taken if files is not None else 0,
+            "feature_cache_hits_total": self._features.hits,
+            "feature_cache_misses_total": self._features.misses,
+            "decoders_replaced_total": self._decoders.replaced,
+        }
+
+    async def begin(self, request: ChatRequest, owner: str) -> Reply:
+        """Read a request's media and hand its prompt to the engine.
+
+        Cancelling this frees the request's place at once.
+
+        Raises:
+            Refusal: it is not answered, and why.
+        """
+        arrived = time.perf_counter()
+        options, conversation = self._check(request)
+        gone = threading.Event()
+        free = self._take_place(gone, arrived)
+        handles: list[Handle] = []
+        try:
+            attachments = [
+                await self._attach(reference, request, owner, gone)
+                for reference in conversation.media
+            ]
+            write = partial(self._write, conversation, attachments, options)
+            prompt, options = await self._in_thread(write)
+            embed = partial(_embed, prompt, self._assistant, attachments)
+            for number in range(request.n or 1):
+                handles.append(self._submit(request, prompt, embed, options, number))
+        except BaseException as error:
+            for handle in handles:
+                handle.cancel()
+            free()
+            if isinstance(error, VideoLlamaError):
+                raise self._refusal(error) from None
+            raise
+        return Reply(
+            id=f"chatcmpl-{uuid.uuid4().hex}",
+            created=int(time.time()),
+            handles=handles,
+            warnings=tuple(text for one in attachments for text in one.warnings),
+            arrived=arrived,
+            _close=free,
+            _metrics=self.metrics,
+        )
+
+    def close(self) -> None:
+        """No more media."""
+        self.closing = True
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _check(self, request: ChatRequest) -> tuple[GenerationOptions, Conversation]:
+        """What can be refused without looking at any medium."""
+        if request.model != self.policy.name:
+            words = f"there is no such model here; there is {self.policy.name!r}"
+            raise Refusal(404, words, code="model_not_found", param="model")
+        _check_fields(request)
+        conversation = read_messages(request.messages)
+        if len(conversation.media) > self.policy.media:
+            words = f"a conversation may have {self.policy.media} media at most"
+            raise Refusal(400, words, code="too_many_media", param="messages")
+        try:
+            return generation_options(request), conversation
+        except VideoLlamaError as error:
+            raise refusal_of(error) from None
+
+    def _take_place(self, gone: threading.Event, arrived: float) -> Callable[[], None]:
+        """A place, and the way to free it."""
+        if self.closing:
+            raise closing()
+        if self._open >= self.policy.places:
+            raise self._busy()
+        self._open += 1
+
+        def free() -> None:
+            gone.set()
+            self._open -= 1
+            self._seconds += 0.1 * (time.perf_counter() - arrived - self._seconds)
+
+        return free
+
+    def _busy(self) -> Refusal:
+        """With the seconds until about a tenth of the queue is done."""
+        return busy(min(_LONGEST_WAIT, math.ceil(self._seconds / 10)))
+
+    def _refusal(self, error: VideoLlamaError) -> Refusal:
+        return self._busy() if isinstance(error, BusyError) else refusal_of(error)
+
+    async def _attach(
+        self, reference: MediaRef, request: ChatRequest, owner: str, gone: threading.Event
+    ) -> Attachment:
+        try:
+            read = partial(self._attach_now, reference, request, owner, gone)
+            return await self._in_thread(read)
+        except MediaError as error:
+            self.metrics.media_failures.labels(media_code(error)).inc()
+            raise refusal_of(error, reference.param) from None
+
+    def _attach_now(
+        self, reference: MediaRef, request: ChatRequest, owner: str, gone: threading.Event
+    ) -> Attachment:
+        """In a thread: everything that a medium needs, or what is kept of it."""
+        if gone.is_set():
+            raise Cancelled
+        started = time.perf_counter()
+        opened = self._gate.open(reference.kind, reference.place, owner=owner)
+        self._observe("open", time.perf_counter() - started)
+        options = reading_options(request, reference, opened)
+        decode = partial(self._decode, opened, options, gone)
+        return self._features.attach(opened.digest, options, decode)
+
+    def _decode(self, opened: Opened, options: MediaOptions, gone: threading.Event) -> ReadMedium:
+        started = time.perf_counter()
+        medium = self._decoders.read(opened.source, options, gone)
+        self._observe("decode", time.perf_counter() - started)
+        return medium
+
+    def _observe(self, step: str, seconds: float) -> None:
+        self.metrics.media_seconds.labels(step).observe(seconds)
+
+    def _write(
+        self,
+        conversation: Conversation,
+        attachments: list[Attachment],
+        options: GenerationOptions,
+    ) -> tuple[Prompt, GenerationOptions]:
+        """The prompt, and options that say how long its answer may be."""
+        processor = self._assistant.processor
+        prompt = write_prompt(conversation.turns, conversation.system, attachments, processor)
+        wanted, context = options.max_new_tokens, self._assistant.context
+        if context is None:
+            return prompt, replace(options, max_new_tokens=wanted or DEFAULT_MAX_NEW_TOKENS)
+        used = len(prompt.keys)
+        check_fits(used, wanted or LEAST_ANSWER, context)
+        room = wanted or min(DEFAULT_MAX_NEW_TOKENS, context - used)
+        return prompt, replace(options, max_new_tokens=room)
+
+    def _submit(
+        self,
+        request: ChatRequest,
+        prompt: Prompt,
+        embed: "Callable[[], torch.Tensor]",
+        options: GenerationOptions,
+        number: int,
+    ) -> "Handle":
+        if options.seed is not None:
+            options = replace(options, seed=options.seed + number)  # choices differ
+        return self._engine.submit(
+            Request(
+                id=f"{id(prompt):x}-{number}",
+                keys=prompt.keys,
+                embeddings=embed,
+                options=options,
+                stop_ids=self._assistant.stop_ids,
+                deadline=time.monotonic() + self.policy.seconds,
+                logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+            )
+        )
+
+    async def _in_thread(self, work: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+
+def generation_options(request: ChatRequest) -> GenerationOptions:
+    """How a request wants its answer chosen; without a word of it, the likeliest one."""
+    stop = request.stop or ()
+    given: dict[str, Any] = {
+        "max_new_tokens": request.max_completion_tokens or request.max_tokens,
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "top_k": max(request.top_k or 0, 0),  # -1 is vLLM's word for off
+        "repetition_penalty": request.repetition_penalty,
+        "seed": None if request.seed is None else request.seed % 2**63,
+        "stop": (stop,) if isinstance(stop, str) else tuple(stop),
+    }
+    return GenerationOptions(**{name: value for name, value in given.items() if value is not None})
+
+
+def reading_options(request: ChatRequest, reference: MediaRef, opened: Opened) -> MediaOptions:
+    """How a request wants a medium read. A part named for one sense is for that one."""
+    video = (request.media_io_kwargs or MediaReading()).video
+    sound = (request.mm_processor_kwargs or ProcessorOptions()).use_audio_in_video
+    most = opened.limits.frames
+    return MediaOptions(
+        num_frames=video.num_frames or (most if video.fps else None),
+        fps=video.fps,
+        with_picture=reference.kind != "audio",
+        with_sound=reference.kind in ("audio", "file") or (sound and reference.kind == "video"),
+        limits=opened.limits,
+    )
+
+
+def _check_fields(request: ChatRequest) -> None:
+    """Fields that need each other, or exclude each other."""
+
+    def refuse(words: str, param: str) -> Refusal:
+        return Refusal(400, words, code="invalid_value", param=param)
+
+    if request.top_logprobs is not None and not request.logprobs:
+        raise refuse("top_logprobs goes with logprobs: true", "top_logprobs")
+    if request.stream_options is not None and not request.stream:
+        raise refuse("stream_options goes with stream: true", "stream_options")
+    if request.max_tokens is not None and request.max_completion_tokens is not None:
+        raise refuse("give max_completion_tokens or max_tokens, not both", "max_tokens")
+
+
+def _embed(prompt: Prompt, assistant: VideoLlama, attachments: list[Attachment]) -> "torch.Tensor":
+    """(L, D)."""
+    return prompt.embed(assistant.model, attachments)[0]
+
+
+def _engine_refusal(error: Exception) -> Refusal:
+    if not isinstance(error, VideoLlamaError):
+        _LOG.error("the engine failed", exc_info=error)
+        return Refusal(500, "the model failed on this request", code="fault", kind="server_error")
+    return refusal_of(error)
