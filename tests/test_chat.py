@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from video_llama import VideoLlama
-from video_llama.chat import ChatSession
+from video_llama.engine.handle import Handle
 from video_llama.errors import (
     MediaError,
     MediaNotFoundError,
@@ -57,7 +57,7 @@ def test_prefix_reuse_equals_the_full_run(any_assistant, clip_path, options, mon
     kept = any_assistant.chat(clip_path)
     answers = [kept.answer(question, **SHORT, **options) for question in QUESTIONS]
 
-    monkeypatch.setattr(ChatSession, "_keep", lambda *_: None)
+    monkeypatch.setattr(any_assistant, "_engine", any_assistant.make_engine(kept_tokens=0))
     fresh = any_assistant.chat(clip_path)
     expected = [fresh.answer(question, **SHORT, **options) for question in QUESTIONS]
 
@@ -86,6 +86,8 @@ def test_greedy_ids_are_those_of_generate(any_assistant, clip_path):
 
 
 def test_media_are_encoded_once(assistant, clip_path, monkeypatch):
+    """By one conversation or by several."""
+    assistant.media.features.clear()
     seen = count_calls(monkeypatch, assistant.model, "get_video_features")
     heard = count_calls(monkeypatch, assistant.model, "get_audio_features")
     chat = assistant.chat(clip_path)
@@ -93,6 +95,7 @@ def test_media_are_encoded_once(assistant, clip_path, monkeypatch):
         chat.ask(question, **SHORT)
     chat.reset()
     chat.ask(QUESTIONS[0], **SHORT)
+    assistant.chat(clip_path).ask(QUESTIONS[0], **SHORT)
     assert len(seen) == len(heard) == 1
 
 
@@ -100,14 +103,14 @@ def test_only_the_new_part_of_a_prompt_runs(assistant, clip_path, monkeypatch):
     chat = assistant.chat(clip_path)
     chat.ask("What?", max_new_tokens=4)
     lengths = []
-    real = assistant.model.forward
+    runner = assistant.engine._runner
+    real = runner.prefill
 
-    def measured(*args, **kwargs):
-        if kwargs.get("inputs_embeds") is not None:
-            lengths.append(kwargs["inputs_embeds"].shape[1])
-        return real(*args, **kwargs)
+    def measured(row, start, embeddings):
+        lengths.append(len(embeddings))
+        return real(row, start, embeddings)
 
-    monkeypatch.setattr(assistant.model, "forward", measured)
+    monkeypatch.setattr(runner, "prefill", measured)
     answer = chat.answer("And?", max_new_tokens=4)
     assert lengths == [answer.tokens.prompt - answer.tokens.reused]
 
@@ -160,14 +163,13 @@ def scripted(monkeypatch, assistant: VideoLlama, said: str) -> None:
     """Let the model say a text, byte by byte, then EOS."""
     script = [*assistant.processor.tokenizer(said, add_special_tokens=False)["input_ids"], 2]
 
-    class Script:
-        def __init__(self, *_) -> None:
-            self.ids = iter(script)
+    def follow(_, logits, rows) -> list[int]:
+        chosen = [script[len(row.ids)] for row in rows]
+        for row, token in zip(rows, chosen, strict=True):
+            row.ids.append(token)
+        return chosen
 
-        def __call__(self, logits: torch.Tensor, generated) -> int:
-            return next(self.ids)
-
-    monkeypatch.setattr("video_llama.reply.Sampler", Script)
+    monkeypatch.setattr("video_llama.engine.engine.Sampler.choose", follow)
 
 
 SAYINGS = {
@@ -218,8 +220,11 @@ def test_after_a_closed_stream_answers_are_the_same(assistant, clip_path, monkey
         for _ in range(5):
             next(stream)
         stream.close()
-    fresh._cache = None
-    assert stopped.ask(QUESTIONS[1], **SHORT) == fresh.ask(QUESTIONS[1], **SHORT)
+    continued = stopped.answer(QUESTIONS[1], **SHORT)
+    assert continued.tokens.reused > 10
+    assistant.engine.forget()
+    anew = fresh.answer(QUESTIONS[1], **SHORT)
+    assert (anew.text, anew.tokens.reused) == (continued.text, 0)
 
 
 def test_a_stream_broken_off_before_a_word_was_not_asked(assistant, clip_path):
@@ -229,21 +234,24 @@ def test_a_stream_broken_off_before_a_word_was_not_asked(assistant, clip_path):
     assert chat.answer("?", **SHORT).text == assistant.ask(clip_path, "?", **SHORT)
 
 
-def test_an_interrupt_inside_the_model_leaves_a_usable_session(assistant, clip_path, monkeypatch):
+@pytest.mark.parametrize("at_once", [True, False])
+def test_an_interrupt_leaves_a_usable_session(assistant, clip_path, monkeypatch, at_once):
     chat = assistant.chat(clip_path)
     chat.ask(QUESTIONS[0], **SHORT)
     with monkeypatch.context() as patch:
         calls = []
 
-        def forward(*args, **kwargs):
+        def interrupted(*_):
             calls.append(1)
-            if len(calls) == 4:
+            if at_once or len(calls) == 4:
                 raise KeyboardInterrupt
-            return type(assistant.model).forward(assistant.model, *args, **kwargs)
+            return real(*_)
 
-        patch.setattr(assistant.model, "forward", forward)
+        real = Handle.__next__
+        patch.setattr(Handle, "wait" if at_once else "__next__", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            list(chat.stream(QUESTIONS[1]))
+            chat.answer(QUESTIONS[1]) if at_once else list(chat.stream(QUESTIONS[1]))
+    assert len(chat.history) == (2 if at_once else 4)
     chat.reset()
     assert chat.ask(QUESTIONS[0], **SHORT) == assistant.ask(clip_path, QUESTIONS[0], **SHORT)
 

@@ -1,108 +1,14 @@
-"""The loop, the sampler and the text stream of an answer."""
+"""The options and the text stream of an answer."""
 
 import itertools
 import math
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from video_llama.errors import OptionError
-from video_llama.generation import (
-    AnswerText,
-    GenerationOptions,
-    IdsToText,
-    Sampler,
-    generate_ids,
-)
-
-CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def llama() -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=128,
-        initializer_range=0.4,
-    )
-    return LlamaForCausalLM(config).eval()
-
-
-def ids_of(llama: LlamaForCausalLM, prompt: torch.Tensor, *, stop=(), limit=20, **options):
-    embeddings = llama.get_input_embeddings()(prompt).detach()
-    sampler = Sampler(GenerationOptions(**options), CPU)
-    return list(generate_ids(llama, embeddings, DynamicCache(), sampler, limit, stop))
-
-
-PROMPT = torch.tensor([[1, 5, 9, 33, 2, 17]])
-
-
-@pytest.mark.filterwarnings("ignore:Passing `repetition_penalty`")
-@pytest.mark.parametrize("penalty", [1.0, 1.7])
-def test_greedy_ids_are_those_of_generate(llama, penalty):
-    expected = llama.generate(
-        inputs_embeds=llama.get_input_embeddings()(PROMPT),
-        attention_mask=torch.ones_like(PROMPT),
-        max_new_tokens=20,
-        do_sample=False,
-        repetition_penalty=penalty,
-        eos_token_id=None,
-        pad_token_id=0,
-    )
-    assert ids_of(llama, PROMPT, repetition_penalty=penalty) == expected[0].tolist()
-
-
-def test_a_stop_id_ends_the_answer_and_is_given(llama):
-    ids = ids_of(llama, PROMPT)
-    first = ids.index(ids[4])
-    assert ids_of(llama, PROMPT, stop=[ids[4]]) == ids[: first + 1]
-
-
-def test_a_closed_loop_leaves_a_cache_without_the_last_id(llama):
-    cache = DynamicCache()
-    embeddings = llama.get_input_embeddings()(PROMPT).detach()
-    loop = generate_ids(llama, embeddings, cache, Sampler(GenerationOptions(), CPU), 20, [])
-    for _ in range(3):
-        next(loop)
-    loop.close()
-    assert cache.get_seq_length() == PROMPT.shape[1] + 2
-
-
-def test_a_loop_does_not_switch_gradients_off_for_its_caller(llama):
-    embeddings = llama.get_input_embeddings()(PROMPT).detach()
-    loop = generate_ids(
-        llama, embeddings, DynamicCache(), Sampler(GenerationOptions(), CPU), 20, []
-    )
-    next(loop)
-    assert torch.is_grad_enabled()
-    assert not torch.is_inference_mode_enabled()
-
-
-def test_a_seed_makes_the_draw_repeatable(llama):
-    hot = {"temperature": 1.5, "top_p": 0.95, "top_k": 40}
-    first = ids_of(llama, PROMPT, seed=7, **hot)
-    assert first == ids_of(llama, PROMPT, seed=7, **hot)
-    others = [ids_of(llama, PROMPT, seed=seed, **hot) for seed in range(8, 12)]
-    assert any(other != first for other in others)
-
-
-def test_the_global_random_state_is_left_alone(llama):
-    torch.manual_seed(3)
-    before = torch.get_rng_state()
-    ids_of(llama, PROMPT, temperature=1.0, seed=1)
-    assert torch.equal(before, torch.get_rng_state())
-
-
-def test_top_k_of_one_is_greedy(llama):
-    assert ids_of(llama, PROMPT, temperature=3.0, top_k=1) == ids_of(llama, PROMPT)
+from video_llama.generation import AnswerText, GenerationOptions, IdsToText
 
 
 @pytest.mark.parametrize(

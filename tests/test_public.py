@@ -28,7 +28,15 @@ PUBLIC = [
 
 # Which parts a part may import, itself aside. A part is a package or a module at the top.
 # Some modules are chat's own: it would be too long with them.
-BELOW_CHAT = {"answer", "attachment", "generation", "prompt", "quantization", "reply"}
+BELOW_CHAT = {
+    "answer",
+    "attachment",
+    "generation",
+    "media_cache",
+    "prompt",
+    "quantization",
+    "reply",
+}
 MAY_IMPORT = {
     "errors": set(),
     "media": {"errors"},
@@ -42,7 +50,8 @@ MAY_IMPORT = {
     "quantization": {"errors"},
     "engine": {"generation", "models", "errors"},
     "answer": {"media"},
-    "attachment": {"answer", "engine", "generation", "media", "processing", "models", "errors"},
+    "attachment": {"answer", "generation", "media", "processing", "models", "errors"},
+    "media_cache": {"answer", "attachment", "engine", "media", "processing", "models"},
     "prompt": {"attachment", "processing", "models"},
     "reply": {"answer", "engine"},
     "chat": BELOW_CHAT | {"engine", "media", "processing", "checkpoints", "models", "errors"},

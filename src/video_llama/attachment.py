@@ -6,6 +6,7 @@ U audio tokens, D width of the language model.
 
 import math
 import time
+import uuid
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -90,6 +91,7 @@ class Attachment:
         video_features: (1, V, D), None when nothing is seen.
         audio_features: (1, U, D), None when nothing is heard.
         decode_seconds, encode_seconds: what it took.
+        key: tells what the features are of; equal keys are equal features.
     """
 
     part: MediaPart
@@ -99,6 +101,7 @@ class Attachment:
     audio_features: torch.Tensor | None
     decode_seconds: float
     encode_seconds: float
+    key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
 @dataclass(frozen=True)
@@ -119,27 +122,13 @@ class ReadMedium:
     decode_seconds: float
 
 
-def attach(
-    source: MediaSource | MediaClip,
-    model: "VideoLlamaForConditionalGeneration",
-    processor: VideoLlamaProcessor,
-    options: MediaOptions,
-) -> Attachment:
-    """Read and encode a medium.
-
-    Raises:
-        MediaError: it cannot be read, or nothing of it can be used by this model.
-    """
-    return encode(read(source, processor, options), model)
-
-
 def read(
     source: MediaSource | MediaClip, processor: VideoLlamaProcessor, options: MediaOptions
 ) -> ReadMedium:
-    """The half of `attach` that needs no model, and may run in another thread.
+    """Read a medium. Needs no model, and may run in another thread or process.
 
     Raises:
-        MediaError: as `attach`.
+        MediaError: it cannot be read, or nothing of it can be used by this model.
     """
     started = time.perf_counter()
     clip, failed = _read(source, processor, options)
@@ -160,7 +149,7 @@ def read(
 
 
 def encode(medium: ReadMedium, model: "VideoLlamaForConditionalGeneration") -> Attachment:
-    """The half of `attach` that is the model's."""
+    """Have the branches of a model look at and listen to a medium."""
     started = time.perf_counter()
     seen = heard = None
     with torch.inference_mode():

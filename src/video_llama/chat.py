@@ -6,29 +6,35 @@
     for piece in chat.stream("And what do you see?"):
         print(piece, end="")
 
-A second question runs only what is new of the prompt: features and key-value cache are kept.
+A second question runs only what is new of the prompt: features, keys and values are kept. All
+conversations of a `VideoLlama` share one engine, and may be held at the same time in threads.
 """
 
+import threading
 import time
+import uuid
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-from transformers import DynamicCache
-
 from video_llama.answer import Answer, MediaUse
-from video_llama.attachment import Attachment, MediaOptions, attach
+from video_llama.attachment import Attachment, MediaOptions
 from video_llama.checkpoints.load import load_model, load_processor, resolve
+from video_llama.engine.engine import Engine
+from video_llama.engine.request import Request
 from video_llama.errors import PromptError
 from video_llama.generation import GenerationOptions
 from video_llama.media.clip import MediaClip
 from video_llama.media.reader import MediaSource
+from video_llama.media_cache import MediaCache
 from video_llama.models import VideoLlamaForConditionalGeneration
 from video_llama.processing.processor import VideoLlamaProcessor
 from video_llama.processing.tokens import check_fits
-from video_llama.prompt import KeptCache, Turn, reuse, write_prompt
+from video_llama.prompt import Turn, write_prompt
 from video_llama.quantization import quantize_linear_layers, require_quantization
-from video_llama.reply import Reply
+from video_llama.reply import PLAIN_DECODING, Reply
 
 DEFAULT_MAX_NEW_TOKENS = 300
 LEAST_ANSWER = 16  # tokens that must be free for an answer when no number is asked for
@@ -40,6 +46,7 @@ class VideoLlama:
     Attributes:
         model, processor: the parts; ordinary transformers objects.
         name: what the model was loaded as.
+        media: turns media into features, each once.
     """
 
     def __init__(
@@ -51,6 +58,9 @@ class VideoLlama:
         self.model = model.eval()
         self.processor = processor
         self.name = name
+        self.media = MediaCache(model, processor)
+        self._engine: Engine | None = None
+        self._lock = threading.Lock()
 
     @classmethod
     def load(
@@ -82,6 +92,30 @@ class VideoLlama:
         if quantization == "int8":
             quantize_linear_layers(loaded.language_model)
         return cls(loaded, load_processor(directory), name=str(model))
+
+    @property
+    def engine(self) -> Engine:
+        """What answers; made when it is first asked for. Another one may be put in its place."""
+        with self._lock:
+            if self._engine is None:
+                self._engine = self.make_engine()
+            return self._engine
+
+    @engine.setter
+    def engine(self, engine: Engine) -> None:
+        with self._lock:
+            self._engine = engine
+
+    def make_engine(self, **settings: Any) -> Engine:
+        """An engine for this model; `settings` are those of `Engine`."""
+        template = self.processor.prompt_template
+        return Engine(
+            self.model.language_model,
+            partial(self.processor.tokenizer.decode, **PLAIN_DECODING),
+            stop_texts=template.stop_strings,
+            labels=[template.answer_prefix] if template.answer_prefix else [],
+            **settings,
+        )
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -147,7 +181,6 @@ class ChatSession:
         self._pending: list[int] = []  # attachments that go with the next question
         self._unreported: list[int] = []  # those whose cost and warnings no answer has told yet
         self._turns: list[Turn] = []
-        self._cache: KeptCache | None = None
         self.last_answer: Answer | None = None
 
     @property
@@ -172,8 +205,7 @@ class ChatSession:
         Raises:
             MediaError: a medium that cannot be used.
         """
-        model, processor = self._assistant.model, self._assistant.processor
-        new = [attach(source, model, processor, self._reading) for source in _flat(media)]
+        new = [self._assistant.media.open(source, self._reading) for source in _flat(media)]
         numbers = range(len(self._attachments), len(self._attachments) + len(new))
         self._attachments += new
         self._pending += numbers
@@ -202,7 +234,8 @@ class ChatSession:
             PromptError: an empty question.
             PromptTooLongError: the conversation does not fit in the model's context.
         """
-        for _ in self.stream(question, **options):
+        reply = self._begin(question, GenerationOptions.of(options))
+        for _ in self._stream(reply, at_once=True):
             pass
         assert self.last_answer is not None
         return self.last_answer
@@ -213,25 +246,25 @@ class ChatSession:
         Closing the iterator stops the model; what was given until then stays in the conversation.
         Arguments and errors are those of `answer`; they are raised by this call itself.
         """
-        return self._stream(self._begin(question, GenerationOptions.of(options)))
+        reply = self._begin(question, GenerationOptions.of(options))
+        return self._stream(reply, at_once=False)
 
     def _begin(self, question: str, options: GenerationOptions) -> Reply:
-        started = time.perf_counter()
+        started = time.monotonic()
         if not question.strip():
             raise PromptError("the question is empty; ask something")
         media = tuple(self._pending)
         turns = [*self._turns, Turn(question, media)]
         prompt = write_prompt(turns, self._system, self._attachments, self._assistant.processor)
         limit = self._room(len(prompt.keys), options.max_new_tokens)
-        return Reply(
-            question=question,
-            media=media,
-            options=options,
+        request = Request(
+            id=uuid.uuid4().hex,
             keys=prompt.keys,
-            embeddings=prompt.embed(self._assistant.model, self._attachments),
-            limit=limit,
-            started=started,
+            embeddings=prompt.embed(self._assistant.model, self._attachments)[0],
+            options=replace(options, max_new_tokens=limit),
+            stop_ids=self._assistant.stop_ids,
         )
+        return Reply(question, media, request, started)
 
     def _room(self, prompt_tokens: int, wanted: int | None) -> int:
         """Tokens the answer may have."""
@@ -241,26 +274,13 @@ class ChatSession:
         check_fits(prompt_tokens, wanted or LEAST_ANSWER, context)
         return wanted or min(DEFAULT_MAX_NEW_TOKENS, context - prompt_tokens)
 
-    def _stream(self, reply: Reply) -> Generator[str, None, None]:
-        assistant = self._assistant
-        kept, self._cache = self._cache, None  # whatever happens on the way, none or a sound one
-        cache, reply.reused = reuse(kept, reply.keys)
+    def _stream(self, reply: Reply, *, at_once: bool) -> Generator[str, None, None]:
         try:
-            yield from reply.write(assistant.model, assistant.processor, cache, assistant.stop_ids)
-        except GeneratorExit:
-            self._keep(reply, cache)
+            yield from reply.write(self._assistant.engine, at_once=at_once)
+        except (GeneratorExit, KeyboardInterrupt):
             self._finish(reply)
             raise
-        except KeyboardInterrupt:
-            self._finish(reply)  # the cache may be half written
-            raise
-        self._keep(reply, cache)
         self._finish(reply)
-
-    def _keep(self, reply: Reply, cache: DynamicCache) -> None:
-        """Keep the cache for the next question. The last id was chosen, but never run."""
-        if reply.ids:
-            self._cache = KeptCache((*reply.keys, *reply.ids[:-1]), cache)
 
     def _finish(self, reply: Reply) -> None:
         """Put the answer into the conversation; a question broken off without one was not asked."""

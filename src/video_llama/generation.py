@@ -1,25 +1,12 @@
-"""From the embeddings of a prompt to text, one token at a time.
-
-A plain loop rather than `GenerationMixin.generate`: a stream can be stopped by closing it, needs no
-second thread, and leaves a key-value cache that the next question goes on from. Its greedy ids are
-those of `generate`.
-
-Legend: L tokens not yet in the cache, D width of the language model, V vocabulary.
-"""
+"""How an answer is chosen, and how its ids become text, one at a time."""
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self, cast
-
-import torch
+from typing import Any, Self
 
 from video_llama.errors import OptionError
-
-if TYPE_CHECKING:
-    from transformers import Cache, LogitsProcessorList
-    from transformers.modeling_outputs import CausalLMOutputWithPast
 
 REPLACEMENT = "\ufffd"  # what a tokenizer writes for bytes that are not (yet) a character
 
@@ -97,95 +84,6 @@ def _require_number(name: str, value: Any, accepted: str, test: Callable[[float]
         raise OptionError(f"{name} must be a number {accepted}, not {value!r}")
 
 
-class Sampler:
-    """Chooses the next token; made anew for every answer, because it owns the random numbers."""
-
-    def __init__(self, options: GenerationOptions, device: torch.device) -> None:
-        self.greedy = options.temperature == 0
-        self.warpers = _warpers(options)
-        self.generator: torch.Generator | None = None
-        if not self.greedy:
-            # Drawn on the CPU, so that a seed means the same on every device.
-            self.generator = torch.Generator()
-            if options.seed is None:
-                self.generator.seed()
-            else:
-                self.generator.manual_seed(options.seed)
-        self.device = device
-
-    def __call__(self, logits: torch.Tensor, generated: Sequence[int]) -> int:
-        """`logits` (1, V) after the tokens `generated` so far -> the next token's id."""
-        scores = logits.float()
-        if self.warpers:
-            history = torch.tensor([list(generated)], dtype=torch.long, device=self.device)
-            scores = self.warpers(cast("torch.LongTensor", history), cast("Any", scores))
-        if self.greedy:
-            return int(scores.argmax(dim=-1))
-        probabilities = scores.softmax(dim=-1).cpu()
-        return int(torch.multinomial(probabilities, 1, generator=self.generator))
-
-
-def _warpers(options: GenerationOptions) -> "LogitsProcessorList":
-    # Imported here: with these come all of transformers' ways of generating.
-    from transformers.generation.logits_process import (
-        LogitsProcessorList,
-        RepetitionPenaltyLogitsProcessor,
-        TemperatureLogitsWarper,
-        TopKLogitsWarper,
-        TopPLogitsWarper,
-    )
-
-    warpers = LogitsProcessorList()
-    if options.repetition_penalty != 1:
-        warpers.append(RepetitionPenaltyLogitsProcessor(float(options.repetition_penalty)))
-    if options.temperature == 0:
-        return warpers
-    if options.temperature != 1:
-        warpers.append(TemperatureLogitsWarper(float(options.temperature)))
-    if options.top_k:
-        warpers.append(TopKLogitsWarper(options.top_k))
-    if options.top_p < 1:
-        warpers.append(TopPLogitsWarper(float(options.top_p)))
-    return warpers
-
-
-def generate_ids(
-    step: "Callable[..., CausalLMOutputWithPast]",
-    inputs_embeds: torch.Tensor,
-    cache: "Cache",
-    sampler: Sampler,
-    limit: int,
-    stop_ids: Iterable[int],
-) -> Iterator[int]:
-    """The ids of an answer, as they are chosen; it ends after `limit` of them.
-
-    An id of `stop_ids` ends it too, and is the last one given. When an id is given, the cache holds
-    everything before it and not the id itself; so it does when the iterator is closed.
-
-    Args:
-        step: the model's forward.
-        inputs_embeds: (1, L, D), what the cache does not hold yet of the prompt; L >= 1.
-        cache: grows in place.
-        sampler: chooses.
-        limit: ids at most.
-        stop_ids: ids that end an answer.
-    """
-    stops = frozenset(stop_ids)
-    generated: list[int] = []
-    inputs: dict[str, torch.Tensor] = {"inputs_embeds": inputs_embeds}
-    while len(generated) < limit:
-        # Not around the whole loop: a generator must not leave the switch set for its caller.
-        with torch.inference_mode():
-            output = step(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            assert output.logits is not None
-            token = sampler(output.logits[:, -1], generated)
-        generated.append(token)
-        yield token
-        if token in stops:
-            return
-        inputs = {"input_ids": torch.tensor([[token]], device=inputs_embeds.device)}
-
-
 class IdsToText:
     """Ids to pieces of text, one id at a time.
 
@@ -230,6 +128,7 @@ class AnswerText:
 
     def __init__(self, stops: Sequence[str], labels: Sequence[str] = ()) -> None:
         self.stops = tuple(stops)
+        self._firsts = {stop[0] for stop in self.stops}
         self.labels = tuple(labels)
         self.stopped = False
         self._begun = False
@@ -237,6 +136,12 @@ class AnswerText:
 
     def add(self, piece: str) -> str:
         """The part of all text so far that is certain now and was not given before."""
+        if self._begun and not self.stopped:
+            text = self._held + piece
+            if self._firsts.isdisjoint(text):  # nothing in it begins a stop text: the usual case
+                certain = text.rstrip()
+                self._held = text[len(certain) :]
+                return certain
         return "".join(self._add_character(character) for character in piece)
 
     def finish(self) -> str:

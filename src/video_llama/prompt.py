@@ -1,14 +1,13 @@
-"""The prompt of a conversation, and how much of it was run before.
+"""The prompt of a conversation.
 
 Legend: L tokens of a prompt, D width of the language model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import DynamicCache
 
 from video_llama.attachment import Attachment
 from video_llama.processing.conversation import Message
@@ -33,13 +32,14 @@ class Prompt:
 
     Attributes:
         input_ids: (1, L), with placeholders.
-        keys: L numbers: the ids, but below 0 and its own for each medium instead of placeholders.
-            Two prompts begin alike if their keys do; ids would not tell one video from another.
+        keys: L of them: the ids, but instead of placeholders what tells the medium from all others,
+            and the place in it. Two prompts begin alike if their keys do; ids would not tell one
+            video from another.
         runs: kind and number of the medium behind each run of placeholders, in their order.
     """
 
     input_ids: torch.Tensor
-    keys: tuple[int, ...]
+    keys: tuple[Hashable, ...]
     runs: tuple[tuple[str, int], ...]
 
     def embed(
@@ -75,49 +75,24 @@ def write_prompt(
     runs = tuple((medium.kind, order[medium.part]) for medium in tokens.media)
     return Prompt(
         input_ids=torch.tensor([tokens.input_ids]),
-        keys=_keys(tokens.input_ids, runs, processor),
+        keys=_keys(tokens.input_ids, runs, attachments, processor),
         runs=runs,
     )
 
 
 def _keys(
-    input_ids: Sequence[int], runs: Sequence[tuple[str, int]], processor: VideoLlamaProcessor
-) -> tuple[int, ...]:
-    keys = list(input_ids)
+    input_ids: Sequence[int],
+    runs: Sequence[tuple[str, int]],
+    attachments: Sequence[Attachment],
+    processor: VideoLlamaProcessor,
+) -> tuple[Hashable, ...]:
+    keys: list[Hashable] = list(input_ids)
     at = 0
     for kind, number in runs:
         place = processor.placeholders[kind]
         at = keys.index(place.token_id, at)
-        mark = -1 - 2 * number - (kind == "audio")
-        keys[at : at + place.length] = [mark] * place.length
+        branch = "audio" if kind == "audio" else "video"
+        mark = f"{branch} {attachments[number].key}"
+        keys[at : at + place.length] = [(mark, index) for index in range(place.length)]
         at += place.length
     return tuple(keys)
-
-
-@dataclass(frozen=True)
-class KeptCache:
-    """Keys and values of a prompt and its answer, and the tokens they are of."""
-
-    keys: tuple[int, ...]
-    cache: DynamicCache
-
-
-def reuse(kept: KeptCache | None, keys: Sequence[int]) -> tuple[DynamicCache, int]:
-    """The kept cache, cut to what it shares with a prompt, and how many tokens that is.
-
-    At least the last token of the prompt is left to be run: its logits choose the first of the
-    answer.
-    """
-    shared = 0 if kept is None else _shared_length(kept.keys, keys[:-1])
-    if kept is None or shared == 0:
-        # Without a configuration every layer keeps everything, and can be cut anywhere.
-        return DynamicCache(), 0
-    kept.cache.crop(shared - len(kept.keys))  # below 0: so many are removed
-    return kept.cache, shared
-
-
-def _shared_length(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many values both begin with."""
-    pairs = zip(one, other, strict=False)
-    shorter = min(len(one), len(other))
-    return next((place for place, (a, b) in enumerate(pairs) if a != b), shorter)

@@ -1,0 +1,238 @@
+"""Media, read and encoded once: asked again, by whatever conversation, they are neither.
+
+What is kept of a medium is known by SHA-256 over its content, how it is read, and the weights of
+the branches. A name is not part of the content, but shows in answers and warnings: the same file
+under another name is read again.
+"""
+
+import hashlib
+import io
+import json
+import os
+import re
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from PIL import Image
+
+from video_llama.answer import MediaUse
+from video_llama.attachment import Attachment, MediaOptions, ReadMedium, encode, read
+from video_llama.engine.features import FeatureCache, Features, Fingerprint
+from video_llama.media.clip import MediaClip
+from video_llama.media.reader import MediaSource
+from video_llama.media.source import (
+    ByteSource,
+    FrameFiles,
+    FramesArray,
+    SoundArray,
+    open_source,
+)
+from video_llama.processing.conversation import MediaPart
+from video_llama.processing.processor import VideoLlamaProcessor
+
+if TYPE_CHECKING:
+    from video_llama.models import VideoLlamaForConditionalGeneration
+
+_ADDRESS = re.compile(r"(data:|https?://)", re.IGNORECASE)
+_CHUNK = 1 << 20
+
+
+class MediaCache:
+    """Turns media into attachments. May be used by several threads.
+
+    Attributes:
+        features: what is kept.
+    """
+
+    def __init__(
+        self,
+        model: "VideoLlamaForConditionalGeneration",
+        processor: VideoLlamaProcessor,
+        features: FeatureCache | None = None,
+    ) -> None:
+        self.features = FeatureCache(device=model.device) if features is None else features
+        self._model = model
+        self._processor = processor
+        self._weights = Fingerprint([model.vision_branch, model.audio_branch])
+
+    @property
+    def hits(self) -> int:
+        """How often a medium was known, or was being encoded just then."""
+        return self.features.hits
+
+    @property
+    def misses(self) -> int:
+        """How often a medium was read and encoded."""
+        return self.features.misses
+
+    def open(self, source: MediaSource | MediaClip, options: MediaOptions) -> Attachment:
+        """Read and encode a medium, unless it is known.
+
+        Raises:
+            MediaError: it cannot be read, or nothing of it can be used by this model.
+        """
+        started = time.perf_counter()
+        source, name, digest = identify(source, options)
+        if digest is None:
+            return encode(read(source, self._processor, options), self._model)
+        searched = time.perf_counter() - started
+
+        def read_it() -> ReadMedium:
+            medium = read(source, self._processor, options)
+            return replace(medium, decode_seconds=medium.decode_seconds + searched)
+
+        return self.attach(digest, options, read_it, name=name, searched=searched)
+
+    def attach(
+        self,
+        digest: str,
+        options: MediaOptions,
+        read_it: Callable[[], ReadMedium],
+        *,
+        name: str = "",
+        searched: float = 0.0,
+    ) -> Attachment:
+        """The attachment of a medium whose content has this digest.
+
+        Args:
+            digest: of the content.
+            options: how it is read; part of what it is known by.
+            read_it: reads it, when it is not known.
+            name: under which it is known.
+            searched: seconds that went before.
+
+        Raises:
+            MediaError: what `read_it` raises.
+        """
+        started = time.perf_counter()
+        new: list[Attachment] = []
+        key = self._key(digest, options)
+
+        def make() -> Features:
+            new.append(encode(read_it(), self._model))
+            return pack(new[0])
+
+        features = self.features.get(_digest(key, name), make)
+        if new:
+            return replace(new[0], key=key)
+        seconds = searched + time.perf_counter() - started
+        return replace(unpack(features), key=key, decode_seconds=seconds)
+
+    def _key(self, digest: str, options: MediaOptions) -> str:
+        # From where a medium may be fetched changes nothing of what it is.
+        settings = {name: value for name, value in asdict(options).items() if name != "policy"}
+        processor = self._processor.to_dict()
+        known = json.dumps([settings, processor], sort_keys=True, default=str)
+        return _digest(digest, known, self._weights.digest())
+
+
+def pack(attachment: Attachment) -> Features:
+    """What is kept of an attachment."""
+    named = {"video": attachment.video_features, "audio": attachment.audio_features}
+    part = {name: getattr(attachment.part, name) for name in ("kind", "sound", "times")}
+    return Features(
+        {name: tensor for name, tensor in named.items() if tensor is not None},
+        {"part": part, "use": asdict(attachment.use), "warnings": list(attachment.warnings)},
+    )
+
+
+def unpack(features: Features) -> Attachment:
+    """The attachment that was kept; it has taken no time."""
+    part = features.facts["part"]
+    times = None if part["times"] is None else tuple(part["times"])
+    return Attachment(
+        part=MediaPart(part["kind"], sound=part["sound"], times=times),
+        use=MediaUse(**features.facts["use"]),
+        warnings=tuple(features.facts["warnings"]),
+        video_features=features.tensors.get("video"),
+        audio_features=features.tensors.get("audio"),
+        decode_seconds=0.0,
+        encode_seconds=0.0,
+    )
+
+
+def identify(
+    source: MediaSource | MediaClip, options: MediaOptions
+) -> tuple[MediaSource | MediaClip, str, str | None]:
+    """A source to read from, its name, and the digest of its content.
+
+    What comes from an address or a pipe is fetched here, once. The digest is None for what has
+    none: a picture of several frames.
+
+    Raises:
+        MediaError: it cannot be had.
+    """
+    if isinstance(source, MediaClip):
+        return source, source.info.name, digest_of_clip(source)
+    opened = open_source(source, options.limits, options.policy)
+    if not isinstance(opened, ByteSource):
+        return source, "", digest_of_decoded(opened)
+    with opened:
+        if not _can_be_read_again(source):
+            source = NamedBytes(opened.read(), opened.label)
+        found = hashlib.sha256()
+        opened.seek(0)
+        while chunk := opened.read(_CHUNK):
+            found.update(chunk)
+    return source, opened.label, found.hexdigest()
+
+
+def _can_be_read_again(source: MediaSource) -> bool:
+    if isinstance(source, str):
+        return not _ADDRESS.match(source)
+    if isinstance(source, (bytes, bytearray, memoryview, os.PathLike)):
+        return True
+    seekable = getattr(source, "seekable", None)
+    return seekable is not None and seekable()
+
+
+class NamedBytes(io.BytesIO):
+    """Bytes that were fetched, with the name of the place they came from."""
+
+    def __init__(self, data: bytes, name: str) -> None:
+        super().__init__(data)
+        self.name = name
+
+
+def digest_of_clip(clip: MediaClip) -> str:
+    """Of everything a clip holds."""
+    plain = replace(clip, frames=None, sound=None)
+    return _digest("clip", repr(plain), _array(clip.frames), _array(clip.sound))
+
+
+def digest_of_decoded(
+    source: FramesArray | SoundArray | FrameFiles | Image.Image,
+) -> str | None:
+    """Of media that are arrays or pictures already."""
+    if isinstance(source, FrameFiles):
+        return _digest("files", *(hashlib.sha256(one).hexdigest() for one in source.pictures))
+    if isinstance(source, SoundArray):
+        return _digest("sound", str(source.rate), _array(source.samples))
+    if isinstance(source, FramesArray):
+        sound = None if source.sound is None else digest_of_decoded(source.sound)
+        when = None if source.times is None else list(source.times)
+        return _digest("frames", str(when), str(source.fps), str(sound), _array(source.frames))
+    if getattr(source, "n_frames", 1) > 1:
+        return None
+    facts = (source.mode, source.size, sorted(source.getexif().items()), source.getpalette())
+    pixels = hashlib.sha256(source.tobytes()).hexdigest()
+    return _digest("picture", repr(facts), repr(source.info.get("transparency")), pixels)
+
+
+def _array(values: "np.ndarray | torch.Tensor | None") -> str:
+    if values is None:
+        return "none"
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu().numpy()
+    whole: Any = np.ascontiguousarray(cast("np.ndarray", values))
+    content = hashlib.sha256(whole.reshape(-1).view(np.uint8).data).hexdigest()
+    return f"{whole.dtype} {whole.shape} {content}"
+
+
+def _digest(*parts: str) -> str:
+    """Of several texts; where one ends and the next begins is part of it."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
