@@ -21,6 +21,7 @@ COMMANDS = (
     "world",
     "train",
     "eval",
+    "serve",
     "data",
     "data check",
     "data pack",

@@ -65,7 +65,9 @@ MAY_IMPORT = {
     "cli_data": {"data", "terminal"},
     "cli_train": {"training", "terminal", "errors"},
     "cli_eval": {"evaluation", "chat", "checkpoints", "terminal"},
-    "cli": {"cli_data", "cli_eval", "cli_train", "commands", "terminal", ""},
+    "server": BELOW_CHAT | {"chat", "engine", "media", "processing", "errors"},
+    "cli_serve": {"server", "chat", "media", "terminal", "errors"},
+    "cli": {"cli_data", "cli_eval", "cli_serve", "cli_train", "commands", "terminal", ""},
     "__main__": {"cli"},
     "assets": set(),
 }
@@ -129,7 +131,7 @@ def test_imports_point_one_way(path):
     [
         ("video_llama", ["torch", "numpy", "transformers", "av", "typer"]),
         ("video_llama.errors", ["torch", "numpy", "transformers", "av"]),
-        ("video_llama.cli", ["torch", "numpy", "transformers", "av", "rich"]),
+        ("video_llama.cli", ["torch", "numpy", "transformers", "av", "rich", "fastapi"]),
         ("video_llama.models", ["av", "ray", "fastapi", "gradio", "typer"]),
         ("video_llama.processing.processor", ["av"]),
         ("video_llama.media.sampling", ["transformers", "av"]),

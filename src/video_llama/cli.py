@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from video_llama import __version__, cli_data, cli_eval, cli_train, commands
+from video_llama import __version__, cli_data, cli_eval, cli_serve, cli_train, commands
 from video_llama.terminal import DEBUG_VARIABLE, prepare_process
 
 app = typer.Typer(
@@ -341,6 +341,7 @@ def world(
 
 app.command()(cli_train.train)
 app.command("eval")(cli_eval.evaluate)
+app.command()(cli_serve.serve)
 
 
 def _reading(

@@ -18,7 +18,7 @@ MEGABYTE = 1 << 20
 
 def serve(
     *,
-    model: Annotated[str, typer.Argument(metavar="[MODEL]", hidden=True)] = "nano",
+    model: Annotated[str, typer.Argument(metavar="MODEL", hidden=True)] = "nano",
     host: Annotated[str, typer.Option(metavar="HOST", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, metavar="N", help="Port.")] = 8000,
     name: Annotated[
@@ -99,6 +99,9 @@ def serve(
     with reporting():
         keys = _keys(api_key)
         _require_key(host, keys, without_key)
+        from video_llama.server import forking
+
+        forking.prepare()  # first: its imports take as long as ours
         prepare_libraries()
         with loading():
             from video_llama.chat import VideoLlama

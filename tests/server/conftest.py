@@ -2,17 +2,23 @@
 
 import base64
 import io
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2 as httpx
 import pytest
+import uvicorn
+from openai import OpenAI
 from PIL import Image
 
 from video_llama.chat import VideoLlama
 from video_llama.server.decoding import DecodingPool
+from video_llama.server.run import GracefulServer, Server, ServerPolicy
+from video_llama.server.serving import ServingPolicy
 
 
 @pytest.fixture(scope="session")
@@ -91,3 +97,87 @@ def eventually(test: Callable[[], bool], seconds: float = 10.0) -> None:
 def _eventually_fixture() -> Callable[..., None]:
     """`eventually(test, seconds)`."""
     return eventually
+
+
+class Running:
+    """A server that listens on this machine.
+
+    Attributes:
+        server: its parts.
+        url: without a path.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        config = uvicorn.Config(
+            server.app, lifespan="on", log_level="warning", timeout_graceful_shutdown=10
+        )
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listening.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.uvicorn = GracefulServer(config, server.serving)
+        self._thread = Background(lambda: self.uvicorn.run([self._listening]))
+        eventually(lambda: server.serving.answered or not self._thread.is_alive(), 60)
+
+    def client(self, key: str = "no key", **options: Any) -> OpenAI:
+        """The official client."""
+        return OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, **options)
+
+    def http(self, **options: Any) -> httpx.Client:
+        """Any client."""
+        return httpx.Client(base_url=self.url, timeout=20, **options)
+
+    def open_requests(self) -> float:
+        return self.server.serving.state()["requests_open"]
+
+    def running(self) -> float:
+        state = self.server.serving.state()
+        return state["requests_running"] + state["requests_waiting"]
+
+    def slow_down(self, monkeypatch: pytest.MonkeyPatch, seconds: float = 0.03) -> None:
+        """Let every token take so long, and no answer end by itself."""
+        engine = self.server.engine
+        real = engine._decode
+        monkeypatch.setattr(engine, "_decode", lambda: (time.sleep(seconds), real()))
+        monkeypatch.setattr(VideoLlama, "stop_ids", frozenset())
+
+    def end(self) -> None:
+        self.uvicorn.should_exit = True
+        self._thread.end()
+        self._listening.close()
+
+
+@pytest.fixture(scope="session")
+def start(assistant: VideoLlama) -> Iterator[Callable[..., Running]]:
+    """`start(serving={...}, guard=..., ...)` starts a server; it ends with the tests."""
+    started: list[Running] = []
+
+    def begin(serving: dict[str, Any] | None = None, **parts: Any) -> Running:
+        policy = ServerPolicy(
+            serving=ServingPolicy(name="tiny", **(serving or {})), decoders=1, **parts
+        )
+        started.append(Running(Server(assistant, policy)))
+        return started[-1]
+
+    yield begin
+    for running in started:
+        running.end()
+
+
+@pytest.fixture(scope="session")
+def api(start: Callable[..., Running]) -> Running:
+    """A server with nothing special."""
+    return start()
+
+
+def ask(*parts: dict[str, Any], text: str = "What?", **options: Any) -> dict[str, Any]:
+    """The body of a request with media."""
+    content = [*parts, {"type": "text", "text": text}]
+    settings = {"model": "tiny", "max_completion_tokens": 12, **options}
+    return {**settings, "messages": [{"role": "user", "content": content}]}
+
+
+@pytest.fixture(scope="session", name="ask")
+def _ask_fixture() -> Callable[..., dict[str, Any]]:
+    """`ask(*parts, text, **options)`."""
+    return ask

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
+from importlib import metadata
 from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI, File, Form, Request, Security, UploadFile
@@ -14,7 +15,6 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from video_llama import __version__
 from video_llama.server.files import FileStore, StoredFile
 from video_llama.server.guard import Guard, GuardPolicy, RefusedBody
 from video_llama.server.metrics import CONTENT_TYPE
@@ -34,6 +34,7 @@ from video_llama.server.refusal import Refusal, closing, fault
 from video_llama.server.replies import chunks, completion
 from video_llama.server.serving import Reply, Serving
 
+VERSION = metadata.version("video-llama")
 _LOG = logging.getLogger("video_llama.server")
 _STATUSES = (400, 401, 403, 404, 405, 408, 413, 422, 429, 500, 503)
 _TAGS = frozenset({"text", "parts", "body"})  # pydantic's, in the place of a fault
@@ -66,7 +67,7 @@ def make_app(
     bearer = [Security(HTTPBearer(auto_error=False))] if guard.keys else []
     app = FastAPI(
         title="Video-LLaMA",
-        version=__version__,
+        version=VERSION,
         docs_url=None,  # that page is fetched from elsewhere
         redoc_url=None,
         lifespan=lifespan,
@@ -185,7 +186,7 @@ def _add_state(app: FastAPI, serving: Serving) -> None:
     @app.get("/version")
     async def version() -> Version:
         """Which software answers."""
-        return Version(version=__version__)
+        return Version(version=VERSION)
 
 
 def _add_handlers(app: FastAPI) -> None:

@@ -7,7 +7,6 @@ replaced. It gets bytes, never a path or an address, and what it sends back is d
 import contextlib
 import json
 import logging
-import multiprocessing
 import os
 import pickle
 import queue
@@ -16,21 +15,22 @@ import sys
 import threading
 import time
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import torch
 
-from video_llama import errors
 from video_llama.attachment import MediaOptions, ReadMedium, read
 from video_llama.errors import (
     CorruptMediaError,
-    MediaError,
     MediaLimitError,
     OptionError,
     VideoLlamaError,
 )
 from video_llama.media.source import FrameFiles
 from video_llama.processing.processor import VideoLlamaProcessor
+from video_llama.server import forking
+from video_llama.server.refusal import MEDIA_CODES
 from video_llama.server.wire import pack, unpack
 
 _LOG = logging.getLogger("video_llama.server")
@@ -40,6 +40,8 @@ _LOOK = 0.1  # seconds between looks at whether the asker is still there
 _GRACE = 2.0  # seconds beyond a medium's deadline: a decoder that looks at its clock says so itself
 _REPLY = 2 * _GIGABYTE  # bytes of the largest reply
 
+# What a reply may raise here.
+_TOLD = {kind.__name__: kind for kind in (*MEDIA_CODES, OptionError)}
 # The first byte of a reply.
 _MEDIUM, _REFUSED, _MEMORY, _FAULT = b"m", b"r", b"o", b"f"
 
@@ -63,10 +65,7 @@ class DecodingPool:
     def __init__(
         self, processor: VideoLlamaProcessor, *, workers: int = 2, memory: int = 4 * _GIGABYTE
     ) -> None:
-        # One process imports everything once and is then copied: a replacement comes at once, and
-        # no copy is made of this process with its threads.
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload([__name__])
+        self._context = forking.prepare()
         self._processor = pickle.dumps(processor)
         self._memory = memory
         self.workers = workers
@@ -158,7 +157,7 @@ class _Worker:
 
     def __init__(
         self,
-        context: "multiprocessing.context.ForkServerContext",
+        context: ForkServerContext,
         processor: bytes,
         memory: int,
     ) -> None:
@@ -209,10 +208,7 @@ def _understand(reply: bytes) -> ReadMedium:
         return unpack(rest)
     if kind == _REFUSED:
         name, words = json.loads(rest)
-        known = getattr(errors, name, None)
-        if isinstance(known, type) and issubclass(known, (MediaError, OptionError)):
-            raise known(words)
-        raise ValueError("not an error of a medium")
+        raise _TOLD[name](words)
     if kind == _MEMORY:
         raise MediaLimitError("the medium needs more memory than one may have")
     _LOG.error("a decoder failed: %s", rest[:4000].decode(errors="replace"))

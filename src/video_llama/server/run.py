@@ -10,7 +10,6 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -19,8 +18,6 @@ from fastapi import FastAPI
 from PIL import Image
 
 from video_llama.chat import VideoLlama
-from video_llama.engine.engine import Engine
-from video_llama.engine.features import FeatureCache
 from video_llama.server.app import make_app
 from video_llama.server.decoding import DecodingPool
 from video_llama.server.files import FileStore, StoragePolicy
@@ -71,11 +68,13 @@ class Server:
         self.decoders = DecodingPool(
             assistant.processor, workers=policy.decoders, memory=policy.decoder_bytes
         )
-        self.engine = make_engine(assistant, policy.slots, policy.serving.places)
+        self.engine = assistant.make_engine(
+            slots=policy.slots, max_waiting=max(0, policy.serving.places - policy.slots)
+        )
+        assistant.engine = self.engine  # one for conversations of this process, too
         self.serving = Serving(
             assistant,
             self.engine,
-            FeatureCache(assistant.model),
             MediaGate(policy.gate, self.files),
             self.decoders,
             policy.serving,
@@ -122,24 +121,6 @@ class Server:
         while True:
             await asyncio.sleep(60)
             await asyncio.to_thread(self.files.sweep)
-
-
-def make_engine(assistant: VideoLlama, slots: int, places: int) -> Engine:
-    """An engine for a model's answers, with the stop marks of its template."""
-    template = assistant.processor.prompt_template
-    decode = partial(
-        assistant.processor.tokenizer.decode,
-        skip_special_tokens=True,
-        clean_up_tokenization_spaces=False,
-    )
-    return Engine(
-        assistant.model.language_model,
-        decode,
-        stop_texts=template.stop_strings,
-        labels=[template.answer_prefix] if template.answer_prefix else [],
-        slots=slots,
-        max_waiting=max(0, places - slots),
-    )
 
 
 def warm_up_request(model: str) -> ChatRequest:

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     import torch
 
     from video_llama.engine.engine import Engine
-    from video_llama.engine.features import FeatureCache
     from video_llama.engine.handle import Handle
 
 _LOG = logging.getLogger("video_llama.server")
@@ -149,7 +148,6 @@ class Serving:
         self,
         assistant: VideoLlama,
         engine: "Engine",
-        features: "FeatureCache",
         gate: MediaGate,
         decoders: DecodingPool,
         policy: ServingPolicy,
@@ -160,7 +158,6 @@ class Serving:
         self.answered = False
         self._assistant = assistant
         self._engine = engine
-        self._features = features
         self._gate = gate
         self._decoders = decoders
         self._threads = ThreadPoolExecutor(policy.media_threads, "media")
@@ -176,8 +173,8 @@ class Serving:
             "requests_running": engine.running,
             "requests_waiting": engine.waiting,
             "files_bytes": files.taken if files is not None else 0,
-            "feature_cache_hits_total": self._features.hits,
-            "feature_cache_misses_total": self._features.misses,
+            "feature_cache_hits_total": self._assistant.media.hits,
+            "feature_cache_misses_total": self._assistant.media.misses,
             "decoders_replaced_total": self._decoders.replaced,
         }
 
@@ -284,7 +281,18 @@ class Serving:
         self._observe("open", time.perf_counter() - started)
         options = reading_options(request, reference, opened)
         decode = partial(self._decode, opened, options, gone)
-        return self._features.attach(opened.digest, options, decode)
+        while True:
+            try:
+                attachment = self._assistant.media.attach(opened.digest, options, decode)
+            except Cancelled:
+                # Perhaps it was another asker of the same medium who went away.
+                if gone.is_set():
+                    raise
+            else:
+                break
+        if attachment.encode_seconds:  # 0 for what was known
+            self._observe("encode", attachment.encode_seconds)
+        return attachment
 
     def _decode(self, opened: Opened, options: MediaOptions, gone: threading.Event) -> ReadMedium:
         started = time.perf_counter()

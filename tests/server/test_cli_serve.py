@@ -1,0 +1,96 @@
+"""`video-llama serve`: what it refuses to start with, and how it ends."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2 as httpx
+import pytest
+
+from video_llama import cli_serve
+from video_llama.server.run import default_name
+
+KEY = "a-key-of-tests"
+
+
+def test_other_machines_want_a_key(run, monkeypatch) -> None:
+    monkeypatch.delenv(cli_serve.KEY_VARIABLE, raising=False)
+    for host in ("0.0.0.0", "::", "192.168.1.2", "example.org"):
+        status, out, err = run("serve", "--host", host)
+        assert (status, out) == (1, "")
+        assert "--api-key" in err
+        assert len(err.splitlines()) == 1
+
+
+def test_short_keys_are_refused(run, monkeypatch) -> None:
+    monkeypatch.delenv(cli_serve.KEY_VARIABLE, raising=False)
+    assert "8 characters" in run("serve", "--api-key", "short")[2]
+    monkeypatch.setenv(cli_serve.KEY_VARIABLE, "long-enough,short")
+    assert "8 characters" in run("serve")[2]
+
+
+def test_keys_come_from_options_and_the_environment(monkeypatch) -> None:
+    monkeypatch.setenv(cli_serve.KEY_VARIABLE, " second-key , third-key ,, first-key")
+    keys = cli_serve._keys(["first-key"])
+    assert keys == ("first-key", "second-key", "third-key")
+    cli_serve._require_key("0.0.0.0", keys, without_key=False)
+    cli_serve._require_key("0.0.0.0", (), without_key=True)
+
+
+def test_this_machine_alone() -> None:
+    for host in ("127.0.0.1", "127.9.9.9", "localhost", "LOCALHOST", "::1"):
+        assert cli_serve.is_loopback(host)
+    for host in ("0.0.0.0", "::", "10.0.0.1", "localhost.example.org", ""):
+        assert not cli_serve.is_loopback(host)
+
+
+def test_a_folder_that_is_not_there(run, tmp_path: Path, tiny_model_dir: Path) -> None:
+    status, _, err = run("serve", tiny_model_dir, "--allow-folder", tmp_path / "absent")
+    assert status == 1
+    assert "no folder" in err
+
+
+def test_a_name_is_never_a_path() -> None:
+    assert default_name("/home/somebody/models/mine") == "mine"
+    assert default_name("nano") == "nano"
+    assert default_name("somebody/model") == "model"
+
+
+@pytest.fixture
+def process(tiny_model_dir: Path) -> Iterator[tuple[subprocess.Popen, str]]:
+    """A server of its own process, and where it is."""
+    command = [sys.executable, "-m", "video_llama", "serve", str(tiny_model_dir)]
+    options = ["--port", "0", "--name", "tiny", "--decoders", "1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", cli_serve.KEY_VARIABLE: KEY}
+    with subprocess.Popen(
+        [*command, *options], stderr=subprocess.PIPE, text=True, env=environment
+    ) as started:
+        assert started.stderr is not None
+        line = started.stderr.readline()
+        found = re.search(r"http://127\.0\.0\.1:\d+", line)
+        assert found, line
+        yield started, found[0]
+        started.kill()
+
+
+def test_sigterm_ends_it_after_the_answers_that_run(process, eventually, ask, png, data_url):
+    started, url = process
+    headers = {"Authorization": f"Bearer {KEY}"}
+    with httpx.Client(base_url=url, headers=headers, timeout=60) as http:
+        eventually(lambda: http.get("/ready").status_code == 200, 60)
+        part = {"type": "image_url", "image_url": {"url": data_url(png())}}
+        body = ask(part, max_completion_tokens=400, stream=True)
+        with http.stream("POST", "/v1/chat/completions", json=body) as answer:
+            lines = answer.iter_lines()
+            first = json.loads(next(lines).removeprefix("data: "))
+            assert first["model"] == "tiny"
+            started.send_signal(signal.SIGTERM)
+            rest = [line for line in lines if line]
+    assert rest[-1] == "data: [DONE]"
+    assert started.wait(30) == 0
+    assert "Traceback" not in started.stderr.read()
