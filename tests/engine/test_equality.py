@@ -99,8 +99,8 @@ def test_growing_rows_send_the_youngest_back(llama, make_engine):
     """Three rows of 64 tokens fit, not three of 128."""
     engine = make_engine(llama, slots=3, cache_tokens=192)
     prompts = [list(range(n, n + 30)) for n in range(3)]
-    handles = [engine.submit(make_request(llama, one, max_new_tokens=50)) for one in prompts]
-    assert [read(handle)[0] for handle in handles] == [greedy(llama, one, 50) for one in prompts]
+    handles = [engine.submit(make_request(llama, one, max_new_tokens=40)) for one in prompts]
+    assert [read(handle)[0] for handle in handles] == [greedy(llama, one, 40) for one in prompts]
     assert engine.metrics().preemptions > 0
     assert engine._cache.rows * engine._cache.capacity <= 192
 
@@ -126,12 +126,12 @@ def test_a_prompt_is_taken_over_from_one_that_runs(llama, make_engine):
     engine = make_engine(llama)
     prompt = list(range(30))
     handles = [
-        engine.submit(make_request(llama, [*prompt, last], max_new_tokens=40))
+        engine.submit(make_request(llama, [*prompt, last], max_new_tokens=12))
         for last in (3, 4, 5, 5)
     ]
     answers = [read(handle) for handle in handles]
     assert [end.usage.reused_tokens for *_, end in answers[1:]] == [30, 30, 30]
-    assert [ids for ids, *_ in answers] == [greedy(llama, [*prompt, k], 40) for k in (3, 4, 5, 5)]
+    assert [ids for ids, *_ in answers] == [greedy(llama, [*prompt, k], 12) for k in (3, 4, 5, 5)]
 
 
 def test_keys_tell_prompts_apart_not_ids(llama, make_engine):
