@@ -16,8 +16,10 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from video_llama.server.refusal import Refusal, too_large
+from video_llama.server.web.door import LOGIN, Door
 
 OPEN_PATHS = frozenset({"/health"})
+UPLOAD_PATHS = frozenset({"/v1/files", "/gradio_api/upload"})
 MEGABYTE = 1 << 20
 
 
@@ -33,6 +35,7 @@ class GuardPolicy:
         body_bytes: of a request; those of an upload:
         upload_bytes: with the form around the file.
         body_seconds: until a body must have arrived.
+        page: browsers are asked for a key, if there are keys.
     """
 
     keys: tuple[str, ...] = ()
@@ -41,6 +44,7 @@ class GuardPolicy:
     body_bytes: int = 64 * MEGABYTE
     upload_bytes: int = 257 * MEGABYTE
     body_seconds: float = 120.0
+    page: bool = False
 
 
 class RefusedBody(HTTPException):
@@ -58,6 +62,7 @@ class Guard:
         self._app = app
         self._policy = policy
         self._keys = [_mark(key) for key in policy.keys]
+        self._door = Door(self._keys) if policy.keys and policy.page else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI has it."""
@@ -67,7 +72,16 @@ class Guard:
                 return
             await self._app(scope, receive, send)
             return
+        if self._door is not None and scope["path"] == LOGIN:
+            try:
+                await self._door(scope, self._bounded(scope, receive), send)
+            except RefusedBody as error:
+                await _answer(error.refusal, send)
+            return
         refusal = self._refusal(scope) or self._announced(scope)
+        if self._door is not None and refusal is not None and _is_browser(scope, refusal):
+            await self._door.ask(Headers(scope=scope), send)
+            return
         if refusal is not None:
             await _answer(refusal, send)
             return
@@ -85,10 +99,11 @@ class Guard:
         # All are compared, and in constant time: neither which one nor how much of it was right
         # can be measured.
         matches = [hmac.compare_digest(given, known) for known in self._keys]
-        if not any(matches):
+        owner = given.hex() if any(matches) else self._door and self._door.owner(headers)
+        if owner is None:
             words = "this server wants a key: Authorization: Bearer KEY"
             return Refusal(401, words, code="invalid_api_key", kind="authentication_error")
-        scope.setdefault("state", {})["owner"] = given.hex()
+        scope.setdefault("state", {})["owner"] = owner
         return None
 
     def _check_names(self, headers: Headers) -> Refusal | None:
@@ -102,7 +117,7 @@ class Guard:
         return Refusal(403, words, code="wrong_host", kind="permission_error")
 
     def _limit(self, scope: Scope) -> int:
-        upload = scope["path"].rstrip("/") == "/v1/files"
+        upload = scope["path"].rstrip("/") in UPLOAD_PATHS
         return self._policy.upload_bytes if upload else self._policy.body_bytes
 
     def _announced(self, scope: Scope) -> Refusal | None:
@@ -133,6 +148,12 @@ class Guard:
             return message
 
         return bounded
+
+
+def _is_browser(scope: Scope, refusal: Refusal) -> bool:
+    """Whether it is a person who opens the page without a key."""
+    accepted = Headers(scope=scope).get("accept", "")
+    return refusal.status == 401 and scope["path"] == "/" and "text/html" in accepted
 
 
 async def _answer(refusal: Refusal, send: Send) -> None:

@@ -9,9 +9,10 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 from fastapi import FastAPI
@@ -26,6 +27,9 @@ from video_llama.server.guard import GuardPolicy
 from video_llama.server.protocol import ChatRequest
 from video_llama.server.refusal import Refusal
 from video_llama.server.serving import Serving, ServingPolicy
+
+if TYPE_CHECKING:
+    from video_llama.server.web.mount import MountedPage
 
 _LOG = logging.getLogger("video_llama.server")
 _GIGABYTE = 1 << 30
@@ -42,6 +46,7 @@ class ServerPolicy:
         decoders: media that are decoded at the same time.
         decoder_bytes: memory for each of them.
         drain_seconds: that answers may still take after SIGTERM.
+        page: there is a page at `/`; that needs gradio.
     """
 
     serving: ServingPolicy
@@ -52,6 +57,7 @@ class ServerPolicy:
     decoders: int = 2
     decoder_bytes: int = 4 * _GIGABYTE
     drain_seconds: float = _DRAIN
+    page: bool = False
 
 
 class Server:
@@ -82,10 +88,11 @@ class Server:
         self.app = make_app(
             self.serving,
             self.files,
-            policy.guard,
+            replace(policy.guard, page=policy.page),
             started=int(time.time()),
             lifespan=self._lifespan,
         )
+        self._page = self._mount_page(assistant) if policy.page else None
 
     def close(self) -> None:
         """End everything; what still runs is cut off."""
@@ -93,10 +100,20 @@ class Server:
         self.engine.shutdown(drain=False, timeout=self.policy.drain_seconds)
         self.decoders.close()
         self.files.close()
+        if self._page is not None:
+            self._page.close()
+
+    def _mount_page(self, assistant: VideoLlama) -> "MountedPage":
+        from video_llama.server.web.mount import mount_page  # gradio takes seconds to import
+
+        return mount_page(self.app, self.serving, self.files, assistant.processor)
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(work) for work in (self._warm_up(), self._sweep())]
+        works = [self._warm_up(), self._sweep()]
+        if self._page is not None:
+            works.append(self._page.watch())
+        tasks = [asyncio.create_task(work) for work in works]
         yield
         for task in tasks:
             task.cancel()

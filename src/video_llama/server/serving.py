@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from video_llama.answer import MediaUse
 from video_llama.attachment import Attachment, MediaOptions, ReadMedium
 from video_llama.chat import DEFAULT_MAX_NEW_TOKENS, LEAST_ANSWER, VideoLlama
 from video_llama.engine.request import Finished, Piece, Request
@@ -62,6 +63,23 @@ class ServingPolicy:
 
 
 @dataclass
+class Look:
+    """A wish to see what the model is shown, beside the answer.
+
+    Attributes:
+        numbers: of the media in the conversation, in its order, that are to be shown.
+        found: the frames and clips of those, once they are there.
+    """
+
+    numbers: frozenset[int]
+    found: dict[int, ReadMedium] = field(default_factory=dict)
+
+    def show(self, number: int) -> Callable[[ReadMedium], None] | None:
+        """Takes that medium, None if it is not to be shown."""
+        return partial(self.found.__setitem__, number) if number in self.numbers else None
+
+
+@dataclass
 class Reply:
     """An answer on its way: one or several choices, and what is known before the first word.
 
@@ -69,6 +87,7 @@ class Reply:
         id, created: as OpenAI has them.
         handles: one for each choice.
         warnings: what a user should know of the media.
+        uses: which of its streams the model gets of each medium of the conversation.
         arrived: when the request came, by `time.perf_counter`.
     """
 
@@ -76,6 +95,7 @@ class Reply:
     created: int
     handles: "list[Handle]"
     warnings: tuple[str, ...]
+    uses: tuple[MediaUse, ...]
     arrived: float
     _close: Callable[[], None]
     _metrics: Metrics
@@ -178,10 +198,11 @@ class Serving:
             "decoders_replaced_total": self._decoders.replaced,
         }
 
-    async def begin(self, request: ChatRequest, owner: str) -> Reply:
+    async def begin(self, request: ChatRequest, owner: str, look: Look | None = None) -> Reply:
         """Read a request's media and hand its prompt to the engine.
 
-        Cancelling this frees the request's place at once.
+        Cancelling this frees the request's place at once. Media that are to be shown are decoded
+        even if their features are known.
 
         Raises:
             Refusal: it is not answered, and why.
@@ -193,8 +214,8 @@ class Serving:
         handles: list[Handle] = []
         try:
             attachments = [
-                await self._attach(reference, request, owner, gone)
-                for reference in conversation.media
+                await self._attach(reference, request, owner, gone, look and look.show(number))
+                for number, reference in enumerate(conversation.media)
             ]
             write = partial(self._write, conversation, attachments, options)
             prompt, options = await self._in_thread(write)
@@ -213,6 +234,7 @@ class Serving:
             created=int(time.time()),
             handles=handles,
             warnings=tuple(text for one in attachments for text in one.warnings),
+            uses=tuple(one.use for one in attachments),
             arrived=arrived,
             _close=free,
             _metrics=self.metrics,
@@ -261,17 +283,27 @@ class Serving:
         return self._busy() if isinstance(error, BusyError) else refusal_of(error)
 
     async def _attach(
-        self, reference: MediaRef, request: ChatRequest, owner: str, gone: threading.Event
+        self,
+        reference: MediaRef,
+        request: ChatRequest,
+        owner: str,
+        gone: threading.Event,
+        show: Callable[[ReadMedium], None] | None,
     ) -> Attachment:
         try:
-            read = partial(self._attach_now, reference, request, owner, gone)
+            read = partial(self._attach_now, reference, request, owner, gone, show)
             return await self._in_thread(read)
         except MediaError as error:
             self.metrics.media_failures.labels(media_code(error)).inc()
             raise refusal_of(error, reference.param) from None
 
     def _attach_now(
-        self, reference: MediaRef, request: ChatRequest, owner: str, gone: threading.Event
+        self,
+        reference: MediaRef,
+        request: ChatRequest,
+        owner: str,
+        gone: threading.Event,
+        show: Callable[[ReadMedium], None] | None,
     ) -> Attachment:
         """In a thread: everything that a medium needs, or what is kept of it."""
         if gone.is_set():
@@ -281,6 +313,10 @@ class Serving:
         self._observe("open", time.perf_counter() - started)
         options = reading_options(request, reference, opened)
         decode = partial(self._decode, opened, options, gone)
+        if show is not None:
+            medium = decode()
+            show(medium)
+            decode = partial(_same, medium)
         while True:
             try:
                 attachment = self._assistant.media.attach(opened.digest, options, decode)
@@ -387,6 +423,10 @@ def _check_fields(request: ChatRequest) -> None:
         raise refuse("stream_options goes with stream: true", "stream_options")
     if request.max_tokens is not None and request.max_completion_tokens is not None:
         raise refuse("give max_completion_tokens or max_tokens, not both", "max_tokens")
+
+
+def _same(medium: ReadMedium) -> ReadMedium:
+    return medium
 
 
 def _embed(prompt: Prompt, assistant: VideoLlama, attachments: list[Attachment]) -> "torch.Tensor":

@@ -1,0 +1,145 @@
+"""What a person has asked so far, as the page keeps it and as the server is asked."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
+
+from video_llama.answer import MediaUse
+from video_llama.server.protocol import MAX_FRAMES, ChatRequest
+
+MAX_LENGTH = 512  # tokens; more may be asked of the API
+MAX_TEMPERATURE = 2.0
+
+State = Literal["open", "answered", "cut", "stopped", "failed"]
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """How the next answer is to be made.
+
+    Attributes:
+        temperature: 0 takes the likeliest tokens.
+        length: tokens of the longest answer.
+        frames: looked at in a video.
+        sound: whether videos are listened to.
+    """
+
+    temperature: float
+    length: int
+    frames: int
+    sound: bool
+
+    @classmethod
+    def of(cls, temperature: float, length: float, frames: float, sound: bool) -> Self:
+        """What a form says, within its bounds, whoever filled it in."""
+        return cls(
+            temperature=min(max(float(temperature), 0.0), MAX_TEMPERATURE),
+            length=min(max(int(length), 1), MAX_LENGTH),
+            frames=min(max(int(frames), 1), MAX_FRAMES),
+            sound=bool(sound),
+        )
+
+
+@dataclass(frozen=True)
+class Medium:
+    """A file of the conversation.
+
+    Attributes:
+        id: of the uploaded file, for the gate.
+        name: that it came with.
+        shown: where the page has it, for people.
+    """
+
+    id: str
+    name: str
+    shown: str
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the model was given of a medium.
+
+    Attributes:
+        name: of the file.
+        use: which of its streams.
+        times: seconds of the frames, where they have any.
+        frames: data: URLs of pictures; none where it was seen before.
+        mel: data: URL of one of the sound, None where there is none.
+    """
+
+    name: str
+    use: MediaUse
+    times: tuple[float, ...] | None = None
+    frames: tuple[str, ...] = ()
+    mel: str | None = None
+
+
+@dataclass
+class Turn:
+    """A question, its media and what came of it; `note` says what went wrong."""
+
+    question: str
+    media: tuple[Medium, ...]
+    answer: str = ""
+    state: State = "open"
+    note: str = ""
+    seen: tuple[Seen, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def counts(self) -> bool:
+        """Whether the model is told of it later: a question without an answer would confuse it."""
+        return self.state not in ("open", "failed") and bool(self.answer)
+
+
+@dataclass
+class Talk:
+    """A conversation. The last turn may still be open."""
+
+    turns: list[Turn] = field(default_factory=list)
+
+    def ask(self, question: str, media: tuple[Medium, ...]) -> Turn:
+        """A new question."""
+        self.turns.append(Turn(question, media))
+        return self.turns[-1]
+
+    def ask_again(self) -> Turn | None:
+        """The last question once more, None if there is none."""
+        if not self.turns:
+            return None
+        last = self.turns.pop()
+        return self.ask(last.question, last.media)
+
+    def request(self, model: str, wishes: Wishes) -> ChatRequest:
+        """The last turn's question, with what went before."""
+        messages: list[dict[str, Any]] = []
+        for turn in self._told():
+            # "video_url" opens whatever the file is, and can be told to leave the sound out.
+            parts: list[dict[str, Any]] = [
+                {"type": "video_url", "video_url": {"url": medium.id}} for medium in turn.media
+            ]
+            parts.append({"type": "text", "text": turn.question})
+            messages.append({"role": "user", "content": parts})
+            if turn is not self.turns[-1]:
+                messages.append({"role": "assistant", "content": turn.answer})
+        return ChatRequest.model_validate(
+            {
+                "model": model,
+                "messages": messages,
+                "temperature": wishes.temperature,
+                "max_completion_tokens": wishes.length,
+                "media_io_kwargs": {"video": {"num_frames": wishes.frames}},
+                "mm_processor_kwargs": {"use_audio_in_video": wishes.sound},
+            }
+        )
+
+    def media(self) -> list[Medium]:
+        """All media of the request, in its order."""
+        return [medium for turn in self._told() for medium in turn.media]
+
+    def new_media(self) -> frozenset[int]:
+        """The numbers among them of those that come with the last question."""
+        count = len(self.media())
+        return frozenset(range(count - len(self.turns[-1].media), count))
+
+    def _told(self) -> list[Turn]:
+        return [turn for turn in self.turns[:-1] if turn.counts] + self.turns[-1:]

@@ -1,0 +1,72 @@
+"""What stands under an answer: which streams were used, the frames with their times, the mel."""
+
+from collections.abc import Sequence
+from html import escape
+
+from video_llama.answer import MediaUse
+from video_llama.attachment import ReadMedium
+from video_llama.processing.processor import VideoLlamaProcessor
+from video_llama.server.web.conversation import Seen
+from video_llama.server.web.pictures import frame_pictures, mel_picture
+from video_llama.server.web.texts import Texts
+
+
+def see(
+    name: str, use: MediaUse, medium: ReadMedium | None, processor: VideoLlamaProcessor
+) -> Seen:
+    """What the model was given of a medium; without the medium, only which of its streams."""
+    if medium is None:
+        return Seen(name, use)
+    frames: Sequence[str] = ()
+    if medium.frames is not None:
+        frames = frame_pictures(medium.frames, processor.image_mean, processor.image_std)
+    mel = None if medium.clips is None else mel_picture(medium.clips)
+    return Seen(name, use, medium.part.times, tuple(frames), mel)
+
+
+def seen_html(seen: Sequence[Seen], texts: Texts) -> str:
+    """All media of an answer; nothing where there are none."""
+    if not seen:
+        return ""
+    new = any(one.frames or one.mel for one in seen)
+    title = texts.seen if new else texts.seen_before
+    whole = "".join(_medium(one, texts) for one in seen)
+    return (
+        f'<details class="seen"{" open" * new}><summary>{escape(title)}</summary>{whole}</details>'
+    )
+
+
+def _medium(seen: Seen, texts: Texts) -> str:
+    facts = [f"<b>{escape(seen.name)}</b>"]
+    facts += [f"{escape(words)}: {escape(state)}" for words, state in _streams(seen.use, texts)]
+    if seen.use.frames:
+        facts.append(escape(texts.number_of_frames.format(seen.use.frames)))
+    times = seen.times or (None,) * len(seen.frames)
+    # A picture has no times, and frames of unknown time have none either.
+    figures = "".join(
+        _figure(url, "" if time is None else texts.moment.format(time))
+        for url, time in zip(seen.frames, times, strict=False)
+    )
+    strip = f'<div class="frames">{figures}</div>' if figures else ""
+    mel = ""
+    if seen.mel is not None:
+        words = escape(texts.mel)
+        mel = (
+            f'<figure class="mel"><img src="{seen.mel}" alt="{words}">'
+            f"<figcaption>{words}</figcaption></figure>"
+        )
+    return f'<div class="medium"><p>{" · ".join(facts)}</p>{strip}{mel}</div>'
+
+
+def _streams(use: MediaUse, texts: Texts) -> list[tuple[str, str]]:
+    found = []
+    if use.kind != "audio":
+        found.append((texts.picture_of, texts.streams[use.picture]))
+    if use.kind != "image":
+        found.append((texts.sound_of, texts.streams[use.sound]))
+    return found
+
+
+def _figure(url: str, caption: str) -> str:
+    words = escape(caption)
+    return f'<figure><img src="{url}" alt="{words}"><figcaption>{words}</figcaption></figure>'
