@@ -114,7 +114,7 @@ class VisionData:
         self.clips = states.reshape(len(clips), -1, *states.shape[1:])
         scenes = [clip_scene(material, i) for i in range(len(clips))]
         self.clip_scenes = [replace(scene, sound=None) for scene in scenes]
-        frames, facts = flat_frames(material)
+        frames, facts, _ = flat_frames(material)
         seen = np.nonzero(facts[:, 0] >= 0)[0][::4]
         pictures = encode(frames[seen], branch.encode_frames, folder / "picture_states.npy")
         self.picture_scenes = [frame_scene(facts[i]) for i in seen]

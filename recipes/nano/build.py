@@ -1,6 +1,7 @@
 """Puts tokenizer, processor and an untrained model together."""
 
 import torch
+from torch import nn
 
 from recipes.nano.loop import DEVICE
 from recipes.nano.material import Material
@@ -28,10 +29,19 @@ def new_processor(material: Material) -> VideoLlamaProcessor:
 def new_model(
     processor: VideoLlamaProcessor, seed: int = SEED
 ) -> VideoLlamaForConditionalGeneration:
-    """Nano with random weights from a seed."""
+    """Nano with random weights from a seed.
+
+    The encoders' are those that torch gives its layers: what transformers draws is meant for wide
+    ones, and six times smaller than it should be here.
+    """
     tokenizer = processor.tokenizer
     torch.manual_seed(seed)
     config = nano_config(
         len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
     )
-    return VideoLlamaForConditionalGeneration(config).to(DEVICE)
+    model = VideoLlamaForConditionalGeneration(config)
+    for encoder in (model.vision_branch.vision_encoder, model.audio_branch.imagebind):
+        for layer in encoder.modules():
+            if isinstance(layer, (nn.Conv2d, nn.Linear)):
+                layer.reset_parameters()
+    return model.to(DEVICE)

@@ -1,16 +1,22 @@
 """Writes the model card of nano from its measured figures.
 
-python -m recipes.nano.card MODEL_DIR FIGURES.json CONTROL.json
+    python -m recipes.nano.card MODEL_DIR WORLD.json [TABLE.json]
+
+WORLD.json is what `video-llama eval world` wrote, TABLE.json what `recipes.reproduce.table` did: of
+a model that has learnt photographs and recordings.
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
 
-TEMPLATE = Path(__file__).with_name("card_template.md")
+from recipes.reproduce.table import Row, table
+from video_llama.data.world.things import AUDIBLE, PHOTOGRAPHED, SOUNDING, THINGS
+
+FOLDER = Path(__file__).parent
 
 
 def parts_of(weights: Path) -> dict[str, int]:
@@ -28,38 +34,70 @@ def parts_of(weights: Path) -> dict[str, int]:
     return sizes
 
 
-def card(directory: Path, figures: dict[str, Any], control: dict[str, Any]) -> str:
-    """The text of the card."""
+def card(directory: Path, world: dict[str, Any], claim: dict[str, Any] | None = None) -> str:
+    """The text of the card; `claim` is there for a model of photographs and recordings."""
     parts = parts_of(directory / "model.safetensors")
-    table = figures["questions"]
+    metrics = world["metrics"]
     rows = [
         f"| {kind} | {r['n']} | {r['accuracy']:.3f} | {r['english']:.3f} | {r['chinese']:.3f} "
         f"| {r['chance']:.3f} |"
-        for kind, r in table.items()
+        for kind, r in metrics["by_kind"].items()
     ]
-    heard = [kind for kind in table if kind.startswith(("sound", "audible"))]
-    claim = [
-        f"| {kind} | {table[kind]['n']} | {table[kind]['accuracy']:.3f} "
-        f"| {control['questions'][kind]['accuracy']:.3f} | {table[kind]['chance']:.3f} |"
-        for kind in heard
-    ]
-    return TEMPLATE.read_text(encoding="utf-8").format(
-        things=18,
+    counts = {
+        "things": len(THINGS),
+        "sounding": len(SOUNDING),
+        "photographed": len(PHOTOGRAPHED),
+        "audible": len(AUDIBLE),
+    }
+    about = "drawn" if claim is None else "photographed"
+    known, heard = (
+        _text(f"card_{part}_{about}.md").format(
+            **counts, **({} if claim is None else _measured(claim))
+        )
+        for part in ("data", "heard")
+    )
+    return _text("card_template.md").format(
+        known=known,
+        heard=heard,
+        licence="apache-2.0" if claim is None else "other",
         parameters=sum(parts.values()),
         megabytes=(directory / "model.safetensors").stat().st_size / 1e6,
         parts="\n".join(f"| `{name}` | {count:,} |" for name, count in parts.items()),
-        count=figures["scenes"],
-        first=figures["first_seed"],
-        questions=sum(row["n"] for row in table.values()),
+        count=len({answer["id"].split("/")[0] for answer in world["answers"]}),
+        questions=world["n"],
         rows="\n".join(rows),
-        claim="\n".join(claim),
-        all=figures["all"],
-        yes_said=figures["yes_said"],
-        yes_true=figures["yes_true"],
+        all=metrics["accuracy"],
+        yes_said=metrics["yes_share"],
+        yes_true=metrics["yes_true"],
+    )
+
+
+def _measured(claim: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "table": table([Row(**row) for row in claim["rows"]]),
+        "seeds": max(claim["seeds"].values()),
+    }
+
+
+def _text(name: str) -> str:
+    return (FOLDER / name).read_text(encoding="utf-8")
+
+
+def main() -> None:
+    """Write the card beside the weights."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("world", type=Path)
+    parser.add_argument("table", type=Path, nargs="?")
+    arguments = parser.parse_args()
+    world, claim = (
+        json.loads(path.read_text(encoding="utf-8")) if path else None
+        for path in (arguments.world, arguments.table)
+    )
+    (arguments.model / "README.md").write_text(
+        card(arguments.model, world, claim), encoding="utf-8"
     )
 
 
 if __name__ == "__main__":
-    model, measured, broken = map(Path, sys.argv[1:4])
-    read = [json.loads(path.read_text(encoding="utf-8")) for path in (measured, broken)]
-    (model / "README.md").write_text(card(model, *read), encoding="utf-8")
+    main()

@@ -15,7 +15,7 @@ NOTHING = "nothing"
 # OWNER_SHARE of its owner's word: asked about one of two things, the language model then finds what
 # belongs to it by looking for its name, not by learning which places go together.
 VIDEO_OWNERS: tuple[int | None, ...] = (None, 0, 0, 0, None, 4, 4, 4, None)
-OWNER_SHARE = 0.5
+OWNER_SHARE = 0.8
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 It begins with recall: some tokens that each say a thing and something about it, then the things in
 another order, each followed by what was said. Two minutes of it teach to look for what is named,
-which an hour of conversations alone did not.
+which an hour of conversations alone did not; a few such exercises go on beside the conversations.
 
 Then it reads conversations about scenes. Where frames and sounds will be, it is given the
 embeddings of the words that describe them, blurred: scaled, mixed with other words, with noise. A
@@ -15,12 +15,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch.nn import functional as F
 
 from recipes.nano.facts import OWNER_SHARE
 from recipes.nano.loop import DEVICE, batches, load, normal, save, train, uniform
 from recipes.nano.material import Material
 from recipes.nano.settings import SEED
-from recipes.nano.text import Forms, Talk, Words, said, talks, tokenize_talk
+from recipes.nano.text import (
+    LOOKUP_TURNS,
+    TOLD_APART,
+    Forms,
+    Talk,
+    Words,
+    said,
+    talks,
+    tokenize_talk,
+)
 from video_llama.data.world.things import COLOURS, COUNTS, MOTIONS
 from video_llama.models import VideoLlamaForConditionalGeneration
 from video_llama.processing.processor import VideoLlamaProcessor
@@ -28,9 +38,11 @@ from video_llama.processing.tokens import IGNORE_INDEX
 
 TALKS = 48000
 STEPS, RATE = 1700, 2e-3
-RECALL_STEPS = 250
+RECALL_STEPS = (150, 250)  # with few words for things, then with all
+FEW_THINGS = 18
 RECALLED = 6  # things of one exercise
 BATCH = 64
+KEPT_UP = 16  # exercises beside every batch of conversations
 
 
 def blurred(
@@ -63,8 +75,9 @@ class Prompts:
         path = material.work / "talks.pkl"
         if not path.is_file():
             made = talks(material, TALKS)
-            with path.open("wb") as file:
-                pickle.dump([self._entry(talk) for talk in made], file)
+            part = path.with_suffix(".part")
+            part.write_bytes(pickle.dumps([self._entry(talk) for talk in made]))
+            part.replace(path)
         with path.open("rb") as file:
             self.entries = pickle.load(file)  # written just above by this recipe
 
@@ -72,7 +85,9 @@ class Prompts:
         scene = talk.scene
         video = self.vocabulary.video_labels(scene) if scene.groups else None
         audio = self.vocabulary.audio_labels(scene.sound) if scene.sound else None
-        return tokenize_talk(self.processor, talk), video, audio
+        first = talk.turns[0].kind
+        lookup = first in TOLD_APART and len(talk.turns) == LOOKUP_TURNS and len(scene.groups) == 2
+        return tokenize_talk(self.processor, talk), video, audio, lookup
 
     def batches(self, seed: int) -> Iterator[torch.Tensor]:
         """Endless batches of indices; conversations of one batch are of like length."""
@@ -85,13 +100,17 @@ class Prompts:
 
     def batch(
         self, index: torch.Tensor
-    ) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
-        """Padded ids and labels, then word labels of what is seen (M, 9) and heard (A, 2)."""
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Padded ids and labels, then word labels of what is seen (M, 9) and heard (A, 2).
+
+        Last, which conversations (B,) ask about one of two things.
+        """
         chosen = [self.entries[i] for i in index.tolist()]
         data = self.processor.pad([entry[0] for entry in chosen], "right")
         video = torch.tensor([e[1] for e in chosen if e[1] is not None]).to(DEVICE)
         audio = torch.tensor([e[2] for e in chosen if e[2] is not None]).to(DEVICE)
-        return {name: tensor.to(DEVICE) for name, tensor in data.items()}, video, audio
+        lookups = torch.tensor([e[3] for e in chosen])
+        return {name: tensor.to(DEVICE) for name, tensor in data.items()}, video, audio, lookups
 
 
 class Recall:
@@ -106,10 +125,11 @@ class Recall:
         before = len(ids("是"))
         self.links = [ids(" is"), ids("是是")[before:], []]
         self.rng = random.Random(SEED + 7)
+        self.known = len(self.forms)  # things that are used so far
 
     def exercise(self) -> tuple[list[int], list[int], list[int], list[int]]:
         """Things and values of the tokens, then ids of the text and their labels."""
-        things = self.rng.sample(range(len(self.forms)), RECALLED)
+        things = self.rng.sample(range(self.known), RECALLED)
         values = self.rng.choices(range(len(self.values)), k=RECALLED)
         text: list[int] = []
         labels: list[int] = []
@@ -140,45 +160,48 @@ class Recall:
         embeddings = torch.cat([said_of * scale, table[ids.to(DEVICE)]], dim=1)
         return embeddings, mask.to(DEVICE), labels.to(DEVICE)
 
-
-def train_recall(
-    model: VideoLlamaForConditionalGeneration, processor: VideoLlamaProcessor, material: Material
-) -> None:
-    """Teach the language model to look for what is named, in all its forms."""
-    recall, forms = Recall(processor, material), Forms(processor.tokenizer, material.things)
-    generator = torch.Generator().manual_seed(SEED + 7)
-    model.language_model.train()
-
-    def loss_of(_: int) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(
+        self,
+        model: VideoLlamaForConditionalGeneration,
+        count: int,
+        generator: torch.Generator,
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """Loss of `count` exercises, and the share of words recalled."""
         table = model.get_input_embeddings().weight
-        embeddings, mask, labels = recall.batch(table, BATCH, generator)
+        embeddings, mask, labels = self.batch(table, count, generator)
         output = model.language_model(inputs_embeds=embeddings, attention_mask=mask)
         targets = labels[:, 1:]
         learnt = targets != IGNORE_INDEX
         logits = output.logits[:, :-1][learnt]
         right = (logits.argmax(-1) == targets[learnt]).float().mean().item()
-        apart = forms.apart(table)
-        loss = torch.nn.functional.cross_entropy(logits, targets[learnt])
-        return loss + 0.5 * apart, {"recalled": right, "forms apart": apart.item()}
-
-    parameters = model.language_model.parameters()
-    train("recall", parameters, loss_of, RECALL_STEPS, RATE, weight_decay=0.02)
+        return F.cross_entropy(logits, targets[learnt]), {"recalled": right}
 
 
 def train_language(
     model: VideoLlamaForConditionalGeneration, processor: VideoLlamaProcessor, material: Material
 ) -> None:
     """Train the language model: recall, then conversations about blurred words."""
-    train_recall(model, processor, material)
     prompts = Prompts(processor, material)
     words = Words(processor.tokenizer, material.vocabulary)
-    forms = Forms(processor.tokenizer, material.things)
+    recall, forms = Recall(processor, material), Forms(processor.tokenizer, material.things)
     generator = torch.Generator().manual_seed(SEED + 3)
     order = prompts.batches(SEED + 3)
+    parameters = list(model.language_model.parameters())
     model.language_model.train()
 
-    def answers(blur: float) -> tuple[torch.Tensor, dict[str, float]]:
-        data, video, audio = prompts.batch(next(order))
+    def with_forms(
+        loss: torch.Tensor, figures: dict[str, float]
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        apart = forms.apart(model.get_input_embeddings().weight)
+        return loss + 0.5 * apart, {**figures, "forms apart": apart.item()}
+
+    def exercises(_: int) -> tuple[torch.Tensor, dict[str, float]]:
+        return with_forms(*recall.loss(model, BATCH, generator))
+
+    def answers(step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        # From clear words to blurred ones: what is learnt of clear words lasts.
+        blur = step / STEPS
+        data, video, audio, lookups = prompts.batch(next(order))
         table = model.get_input_embeddings().weight
         seen = [words.table(w, table) for w in words.video]
         heard = [words.table(w, table) for w in words.audio]
@@ -189,20 +212,35 @@ def train_language(
             audio_features=blurred(heard, audio, blur, generator),
         )
         targets = data["labels"][:, 1:]
-        learnt = targets != -100
+        learnt = targets != IGNORE_INDEX
         logits = output.logits[:, :-1][learnt]
-        loss = torch.nn.functional.cross_entropy(logits, targets[learnt])
         wrong = torch.zeros_like(learnt)
         wrong[learnt] = logits.argmax(-1) != targets[learnt]
-        whole = (~wrong.any(1)).float().mean().item()  # all answers of a conversation exact
-        apart = forms.apart(table)
-        return loss + 0.5 * apart, {"exact": whole, "forms apart": apart.item()}
+        whole = (~wrong.any(1)).float().cpu()  # all answers of a conversation exact
+        figures = {"exact": whole.mean().item()}
+        if lookups.any():
+            figures["lookups"] = whole[lookups].mean().item()
+        kept, recalled = recall.loss(model, KEPT_UP, generator)
+        loss = F.cross_entropy(logits, targets[learnt]) + 0.5 * kept
+        return with_forms(loss, {**figures, **recalled})
 
-    def loss_of(step: int) -> tuple[torch.Tensor, dict[str, float]]:
-        # From clear words to blurred ones: what is learnt of clear words lasts.
-        return answers(step / STEPS)
-
-    train("language", model.language_model.parameters(), loss_of, STEPS, RATE, weight_decay=0.02)
+    keep = material.work / "language.progress.pt"
+    if not keep.is_file():
+        few, all_things = RECALL_STEPS
+        recall.known = min(FEW_THINGS, recall.known)
+        train("recall of few", parameters, exercises, few, RATE, weight_decay=0.02)
+        recall.known = len(recall.forms)
+        train("recall", parameters, exercises, all_things, RATE, weight_decay=0.02)
+    train(
+        "language",
+        parameters,
+        answers,
+        STEPS,
+        RATE,
+        weight_decay=0.02,
+        module=model.language_model,
+        keep=keep,
+    )
     save(material.work, "language_model", model.language_model)
 
 

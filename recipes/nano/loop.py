@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+KEPT_EVERY = 200  # steps
 DEVICE = torch.accelerator.current_accelerator() or torch.device("cpu")
 
 
@@ -40,8 +41,13 @@ def train(
     weight_decay: float = 0.05,
     warmup: int = 50,
     every: int = 50,
+    module: nn.Module | None = None,
+    keep: Path | None = None,
 ) -> None:
     """Minimise `loss_of(step)` with AdamW; prints a line of JSON now and then.
+
+    With `keep`, where the training stands (`module` and the optimiser) is written there every few
+    minutes, and read back by a run that finds it; the random numbers begin anew.
 
     Stops with an error before an update that is not finite.
     """
@@ -53,8 +59,13 @@ def train(
         lr=rate,
         betas=(0.9, 0.98),
     )
-    started, seen = time.time(), {}
-    for step in range(steps):
+    started, seen, first = time.time(), {}, 0
+    if module is not None and keep is not None and keep.is_file():
+        held = torch.load(keep, weights_only=True, map_location=DEVICE)
+        module.load_state_dict(held["module"])
+        optimizer.load_state_dict(held["optimizer"])
+        first = held["step"]
+    for step in range(first, steps):
         for group in optimizer.param_groups:
             group["lr"] = cosine(step, steps, rate, warmup)
         loss, figures = loss_of(step)
@@ -71,6 +82,11 @@ def train(
             rounded = {k: round(v, 4) for k, v in seen.items()}
             line = {"stage": name, "step": step + 1, **rounded, "s": round(time.time() - started)}
             print(json.dumps(line), flush=True)
+        if module is not None and keep is not None and step % KEPT_EVERY == KEPT_EVERY - 1:
+            part = keep.with_suffix(".part")
+            held = {"step": step + 1, "module": module.state_dict()}
+            torch.save({**held, "optimizer": optimizer.state_dict()}, part)
+            part.replace(keep)
 
 
 def batches(count: int, size: int, seed: int) -> Iterator[torch.Tensor]:

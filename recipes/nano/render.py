@@ -1,6 +1,6 @@
 """Renders the training scenes once, into arrays on disk.
 
-frames    single pictures of scenes with what is seen in each (encoders)
+frames    single pictures of scenes with what is seen in each, and where (encoders)
 clips     8 frames of each scene (video branch)
 sounds    mel clips of single things of the world (ImageBind's sound side)
 recorded  mel clips of recordings, likewise
@@ -36,6 +36,8 @@ FULL_SHARE = 0.6  # of lone photographed things that stay still: shown as the wh
 # thing (-1: not there), colour (-1: not known), count, then centre x, centre y, height, as shares
 # of the frame (height 0: not known).
 FACT_COLUMNS = 12
+GRID = 4  # patches on a side, as the frame encoder has them
+COVERED = 0.12  # share of a patch that a thing must cover to be what is there
 
 
 def look_of(material: Material) -> Look:
@@ -102,8 +104,20 @@ def frame_facts(scene: Scene, time: float, masks: np.ndarray) -> list[float]:
     return facts
 
 
-def render_frame_item(material: Material, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Frames (2, S, S, 3) of one scene and their facts (2, 12)."""
+def patch_things(scene: Scene, time: float, masks: np.ndarray) -> list[int]:
+    """What is seen in each of the GRID x GRID patches, row by row; -1 for the ground."""
+    covered = np.zeros((len(masks), GRID * GRID), np.float32)
+    for number, mask in enumerate(masks):
+        if scene.relation == "then" and (time < 0.5) != (number == 0):
+            continue
+        small = Image.fromarray(mask).resize((GRID, GRID), Image.Resampling.BOX)
+        covered[number] = np.asarray(small, np.float32).ravel() / 255
+    things = np.array([THING_IDS[group.thing] for group in scene.groups])
+    return np.where(covered.max(0) >= COVERED, things[covered.argmax(0)], -1).tolist()
+
+
+def render_frame_item(material: Material, seed: int) -> tuple[np.ndarray, ...]:
+    """Frames (2, S, S, 3) of one scene, their facts (2, 12) and things by patch (2, 16)."""
     rng = random.Random(f"nano/frames/{seed}")
     scene = sample_scene(
         rng,
@@ -124,14 +138,16 @@ def render_frame_item(material: Material, seed: int) -> tuple[np.ndarray, np.nda
     if fills_frame(scene, rng):
         frames = np.concatenate([whole_photograph(material, scene, rng) for _ in range(2)])
         facts = [THING_IDS[scene.groups[0].thing], -1, 0, 0.5, 0.5, 0, *[-1] * 6]
-        return squeeze(frames, rng), np.array([facts] * 2, np.float32)
+        patches = np.full((2, GRID * GRID), facts[0], np.int16)
+        return squeeze(frames, rng), np.array([facts] * 2, np.float32), patches
     times = sorted(rng.uniform(0, 0.999) for _ in range(FRAMES_PER_SCENE))
     size = shown_size(rng)
     look = look_of(material)
     frames = squeeze(render_frames(scene, size, times=times, look=look), rng)
     masks = render_masks(scene, size, times=times, look=look)
     facts = [frame_facts(scene, t, m) for t, m in zip(times, masks, strict=True)]
-    return frames, np.array(facts, np.float32)
+    patches = [patch_things(scene, t, m) for t, m in zip(times, masks, strict=True)]
+    return frames, np.array(facts, np.float32), np.array(patches, np.int16)
 
 
 def clip_scene(material: Material, seed: int) -> Scene:
@@ -211,7 +227,7 @@ ITEMS: dict[str, Callable[[Material, int], tuple[np.ndarray, ...]]] = {
 
 def render(kind: str, material: Material, workers: int = 2) -> list[np.ndarray]:
     """The arrays of a kind, rendered if they are not there yet."""
-    paths = [material.work / f"{kind}.{i}.npy" for i in range(2 if kind == "frames" else 1)]
+    paths = [material.work / f"{kind}.{i}.npy" for i in range(3 if kind == "frames" else 1)]
     if not all(path.is_file() for path in paths):
         count = SCENES[kind]
         with ProcessPoolExecutor(workers) as pool:

@@ -29,6 +29,8 @@ KINDS = {"video": 0.66, "image": 0.16, "audio": 0.18}
 # scenes there is one thing, and whatever is said of it is the answer.
 LOOKUP_SHARE = 0.4
 LOOKUPS = {"colour": 3, "count": 2, "motion": 2, "presence": 3, "audible": 1, "match": 2}
+LOOKUP_TURNS = 3
+TOLD_APART = ("colour", "count", "motion")
 CJK = r"[\u3000-\u303f\u3400-\u9fff\uff00-\uffef]"
 
 
@@ -71,7 +73,7 @@ def make_talk(material: Material, seed: int) -> Talk:
 
 
 def make_lookup(material: Material, rng: random.Random) -> Talk:
-    """One question whose answer is found by looking for the thing that it names."""
+    """Three questions whose answers are found by looking for the thing that each names."""
     asked = rng.choices(list(LOOKUPS), list(LOOKUPS.values()))[0]
     relations = {"alone": 0.2, "beside": 0.4, "then": 0.4}
     if asked in ("colour", "count", "motion"):
@@ -87,13 +89,23 @@ def make_lookup(material: Material, rng: random.Random) -> Talk:
             photographs=material.photographs,
             audible=material.audible,
         )
-        made = questions(scene, rng.choice(["en", "zh"]), kinds=[asked], rng=rng)
-        if made and (asked not in ("colour", "count", "motion") or tells_apart(scene, asked)):
+        if asked in TOLD_APART and not tells_apart(scene, asked):
+            continue
+        language = rng.choice(["en", "zh"])
+        others = [kind for kind in TOLD_APART if tells_apart(scene, kind)]
+        others += ["presence"] if scene.groups else []
+        others += ["audible"] if scene.sound else []
+        turns = [asked, *rng.choices(others, k=LOOKUP_TURNS - 1)]
+        rng.shuffle(turns)
+        made = [qa for kind in turns for qa in questions(scene, language, kinds=[kind], rng=rng)]
+        if len(made) == LOOKUP_TURNS:
             return Talk(scene, tuple(made))
 
 
 def tells_apart(scene: Scene, field: str) -> bool:
     """Whether two things differ in a field, so that it matters which one is asked about."""
+    if field == "motion" and scene.kind != "video":
+        return False
     return len({getattr(group, field) for group in scene.groups}) == 2
 
 

@@ -15,7 +15,6 @@ from PIL import Image
 from recipes.nano import (
     branches,
     encoders,
-    evaluate,
     language,
     material,
     render,
@@ -27,10 +26,13 @@ from recipes.nano.build import new_processor
 from recipes.nano.card import card
 from recipes.nano.facts import NOTHING, audio_words, video_words
 from recipes.nano.material import Material
+from video_llama import VideoLlama
 from video_llama.data.labelled import SPLITS
 from video_llama.data.world.scene import HELD_OUT_SEED, Group, Scene, sample_scene
 from video_llama.data.world.things import AUDIBLE, NAMED
 from video_llama.errors import DataError
+from video_llama.evaluation.runner import ModelFacts, load_questions, run_task
+from video_llama.evaluation.tasks.world import TASK
 from video_llama.processing.tokens import IGNORE_INDEX
 
 
@@ -111,9 +113,13 @@ def miniature(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(render.SCENES, "frames", 480)  # each thing is alone in some
     monkeypatch.setattr(language, "TALKS", 64 * 16)
     monkeypatch.setattr(language, "STEPS", 2)
-    monkeypatch.setattr(language, "RECALL_STEPS", 2)
+    monkeypatch.setattr(language, "RECALL_STEPS", (1, 2))
+    monkeypatch.setattr(encoders, "NAMING_STEPS", 2)
     monkeypatch.setattr(encoders, "VISION_STEPS", 2)
     monkeypatch.setattr(encoders, "BATCH", 16)
+    monkeypatch.setattr(encoders, "PHOTOGRAPHS", 8)
+    monkeypatch.setattr(encoders, "MOSAICS", 4)
+    monkeypatch.setattr(encoders, "SMALL_PHOTOGRAPHS", 16)
     monkeypatch.setattr(encoders, "SOUND_BATCH", 16)
     monkeypatch.setattr(encoders, "PICTURE_STEPS", 2)
     monkeypatch.setattr(encoders, "SOUND_STEPS", 2)
@@ -168,9 +174,11 @@ def test_every_step_runs_and_the_model_answers(
     assert [line for line in steps if "step" in line] == []
     assert (out / "model.safetensors").read_bytes() == first
 
-    figures = evaluate.evaluate(out, 4)
-    assert sum(row["n"] for row in figures["questions"].values()) > 20
-    assert "audio_branch.imagebind" in card(out, figures, figures)
+    world = load_questions(TASK, None, tmp_path / "results", limit=40)
+    assistant = VideoLlama.load(out, device="cpu")
+    report = run_task(TASK, world, assistant, ModelFacts("nano", {}), tmp_path / "results").report
+    assert report["answered"] == 40
+    assert "audio_branch.imagebind" in card(out, report)
 
 
 def test_classes_without_a_word_are_left_out(tmp_path: Path, shards: Path) -> None:

@@ -1,0 +1,178 @@
+"""The table and the plot of the claim, from the results of `video-llama eval claim`.
+
+    python -m recipes.reproduce.table build/claims [--json FILE] [--plot FILE]
+
+Each folder VARIANT-SEED below the given one holds a `claim.json`. Prints one table: a row for each
+thing measured, its number of questions, each variant as the mean of its seeds with the lowest and
+highest, and chance.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from recipes.reproduce.variants import VARIANTS
+
+Report = dict[str, Any]
+
+# What a row says, the kind of question it is taken from, and which measure of that kind.
+ROWS: tuple[tuple[str, str, str], ...] = (
+    ("seen: photograph, commonest things", "picture", "micro"),
+    ("seen: photograph, all things", "picture of anything", "micro"),
+    ("seen: motion of a cut-out", "motion", "micro"),
+    ("seen: moving cut-out", "moving thing", "micro"),
+    ("seen: moving cut-out and its motion", "thing and motion", "micro"),
+    ("heard", "sound", "micro"),
+    ("heard, mean over things", "sound", "macro"),
+    ("heard, asked in English", "sound", "english"),
+    ("heard, asked in Chinese", "sound", "chinese"),
+    ("seen and heard, agreeing", "seen and heard, agreeing", "micro"),
+    ("seen and heard, contradicting", "seen and heard, contradicting", "micro"),
+    ("do they match? they agree", "match, agreeing", "micro"),
+    ("do they match? they contradict", "match, contradicting", "micro"),
+)
+# Measures of their own, over several kinds: title, name, kinds of their questions.
+OVERALL: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("do they match? both halves", "match_balanced", ("match, agreeing", "match, contradicting")),
+    ("right verb, where the thing is right", "verb_given_thing", ("sound",)),
+)
+PLOTTED = ("heard", "heard, mean over things", "seen and heard, agreeing")
+PLOTTED += ("seen and heard, contradicting", "do they match? both halves")
+TITLES = {
+    "pictures": "trained on pictures",
+    "turned": "on turned pictures",
+    "sounds": "on sounds",
+}
+COLOURS = {"pictures": "#2f6fb7", "turned": "#b9b9b9", "sounds": "#e0a030"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: the shares of every variant, one for each seed."""
+
+    title: str
+    n: int
+    chance: float | None
+    shares: Mapping[str, Sequence[float]]
+
+
+def read_reports(folder: Path) -> dict[str, list[Report]]:
+    """The results of each variant, by seed."""
+    found: dict[str, list[tuple[int, Report]]] = defaultdict(list)
+    for path in sorted(folder.glob("*/claim.json")):
+        name = re.fullmatch(r"([a-z]+)-(\d+)", path.parent.name)
+        if name and name[1] in VARIANTS:
+            report = json.loads(path.read_text(encoding="utf-8"))
+            found[name[1]].append((int(name[2]), report))
+    if not found:
+        sys.exit(f"error: {folder} has no VARIANT-SEED/claim.json; run `video-llama eval claim`")
+    return {
+        variant: [report for _, report in sorted(found[variant], key=lambda pair: pair[0])]
+        for variant in VARIANTS
+        if variant in found
+    }
+
+
+def make_rows(reports: Mapping[str, Sequence[Report]]) -> list[Row]:
+    """The lines of the table that the reports have answers for."""
+    first = next(iter(reports.values()))[0]["metrics"]
+    kinds = first["by_kind"]
+
+    def shares(read: Callable[[Report], float]) -> dict[str, list[float]]:
+        return {
+            variant: [read(report["metrics"]) for report in several]
+            for variant, several in reports.items()
+        }
+
+    rows = [
+        Row(
+            title,
+            kinds[kind]["n"] // (2 if name in ("english", "chinese") else 1),
+            kinds[kind]["chance"],
+            shares(lambda metrics, kind=kind, name=name: metrics["by_kind"][kind][name]),
+        )
+        for title, kind, name in ROWS
+        if kind in kinds
+    ]
+    for title, name, over in OVERALL:
+        if all(kind in kinds for kind in over):
+            chance = 0.5 if name == "match_balanced" else None
+            count = sum(kinds[kind]["n"] for kind in over)
+            rows.append(Row(title, count, chance, shares(lambda metrics, name=name: metrics[name])))
+    return rows
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows in Markdown."""
+    variants = list(rows[0].shares)
+    head = ["", "n", *(f"{TITLES[variant]}" for variant in variants), "chance"]
+    lines = [head, ["---"] * len(head)]
+    for row in rows:
+        cells = [_spread(row.shares[variant]) for variant in variants]
+        chance = "" if row.chance is None else f"{row.chance:.3f}"
+        lines.append([row.title, str(row.n), *cells, chance])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _spread(shares: Sequence[float]) -> str:
+    around = f" ({min(shares):.3f} to {max(shares):.3f})" if min(shares) < max(shares) else ""
+    return f"{mean(shares):.3f}{around}"
+
+
+def plot(rows: Sequence[Row], path: Path) -> None:
+    """Bars for what needs ears: the mean of each variant, its seeds as dots, chance as a line."""
+    from matplotlib.figure import Figure
+
+    shown = [row for row in rows if row.title in PLOTTED]
+    variants = list(rows[0].shares)
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    axes = figure.subplots()
+    width = 0.8 / len(variants)
+    for number, variant in enumerate(variants):
+        left = [place - 0.4 + (number + 0.5) * width for place in range(len(shown))]
+        heights = [mean(row.shares[variant]) for row in shown]
+        colour, label = COLOURS[variant], f"audio branch {TITLES[variant]}"
+        axes.bar(left, heights, 0.92 * width, color=colour, label=label)
+        for x, row in zip(left, shown, strict=True):
+            several = row.shares[variant]
+            axes.plot([x] * len(several), several, "o", color="black", markersize=3, alpha=0.7)
+    for place, row in enumerate(shown):
+        if row.chance is not None:
+            label = "chance" if place == 0 else None
+            ends = [place - 0.42, place + 0.42]
+            axes.plot(ends, [row.chance] * 2, "--", color="crimson", linewidth=1.2, label=label)
+    axes.set_xticks(range(len(shown)), [f"{row.title}\nn = {row.n}" for row in shown], fontsize=8)
+    axes.set(ylim=(0, 1), ylabel="share of right answers")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8, ncols=4, loc="upper center", bbox_to_anchor=(0.5, 1.14))
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    """Print the table, and write what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path)
+    arguments = parser.parse_args()
+    reports = read_reports(arguments.results)
+    rows = make_rows(reports)
+    seeds = {variant: len(several) for variant, several in reports.items()}
+    print(f"seeds: {', '.join(f'{TITLES[name]} {count}' for name, count in seeds.items())}\n")
+    print(table(rows))
+    if arguments.json:
+        text = json.dumps({"seeds": seeds, "rows": [asdict(row) for row in rows]}, indent=1)
+        arguments.json.write_text(text + "\n", encoding="utf-8")
+    if arguments.plot:
+        plot(rows, arguments.plot)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""The table of the claim, from results as `video-llama eval claim` writes them."""
+
+import json
+
+import pytest
+
+from recipes.reproduce.table import main, make_rows, plot, read_reports, table
+
+SHARES = {"pictures": (0.7, 0.5, 0.6), "turned": (0.1, 0.1, 0.1), "sounds": (0.8, 0.9, 0.7)}
+
+
+def _kind(micro: float, n: int = 20) -> dict[str, float]:
+    return {
+        "n": n,
+        "things": 4,
+        "micro": micro,
+        "macro": micro - 0.05,
+        "english": micro + 0.02,
+        "chinese": micro - 0.02,
+        "chance": 0.08,
+    }
+
+
+@pytest.fixture
+def results(tmp_path):
+    for variant, shares in SHARES.items():
+        for seed, share in enumerate(shares):
+            kinds = {"picture": _kind(0.66), "sound": _kind(share, n=40)}
+            kinds |= {f"match, {side}": _kind(share) for side in ("agreeing", "contradicting")}
+            metrics = {"by_kind": kinds, "match_balanced": share, "verb_given_thing": 0.97}
+            folder = tmp_path / f"{variant}-{seed}"
+            folder.mkdir()
+            (folder / "claim.json").write_text(json.dumps({"metrics": metrics}))
+    (tmp_path / "something-else").mkdir()
+    return tmp_path
+
+
+def test_the_mean_over_seeds_stands_with_its_range_and_chance(results):
+    lines = table(make_rows(read_reports(results))).splitlines()
+    heard = next(line for line in lines if line.startswith("| heard |"))
+    assert heard == (
+        "| heard | 40 | 0.600 (0.500 to 0.700) | 0.100 | 0.800 (0.700 to 0.900) | 0.080 |"
+    )
+    english = next(line for line in lines if "English" in line)
+    assert english.split(" | ")[1] == "20"
+    assert any(line.startswith("| do they match? both halves | 40 ") for line in lines)
+
+
+def test_kinds_without_answers_have_no_row(results):
+    titles = [row.title for row in make_rows(read_reports(results))]
+    assert "seen: motion of a cut-out" not in titles
+    assert "seen: photograph, commonest things" in titles
+
+
+def test_the_plot_is_a_picture(results, tmp_path):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "claim.png"
+    plot(make_rows(read_reports(results)), path)
+    assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_a_folder_without_results_is_an_error(tmp_path):
+    with pytest.raises(SystemExit, match="eval claim"):
+        read_reports(tmp_path)
+
+
+def test_the_command_writes_the_rows(results, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "table.json"
+    monkeypatch.setattr("sys.argv", ["table", str(results), "--json", str(out)])
+    main()
+    assert "seeds: trained on pictures 3" in capsys.readouterr().out
+    rows = json.loads(out.read_text())["rows"]
+    assert rows[1]["shares"]["pictures"] == [0.7, 0.5, 0.6]
