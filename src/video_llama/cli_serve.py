@@ -3,6 +3,8 @@
 import ipaddress
 import os
 import sys
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -67,6 +69,7 @@ def serve(
     file_hours: Annotated[
         float, typer.Option(min=0.01, metavar="X", help="Uploaded files are kept so long.")
     ] = 24.0,
+    no_page: Annotated[bool, typer.Option("--no-page", help="The API alone.")] = False,
     device: Annotated[
         str, typer.Option(metavar="DEVICE", help="'auto', 'cpu', 'cuda', 'cuda:1', ...")
     ] = "auto",
@@ -82,7 +85,8 @@ def serve(
     """Serve a model to any OpenAI client.
 
     MODEL is 'nano', a directory or a hub id. Clients use http://HOST:PORT/v1 with the paths
-    chat/completions, models and files; beside it are /health, /ready, /metrics and /version.
+    chat/completions, models and files; beside it are /health, /ready, /metrics and /version. At
+    http://HOST:PORT/ is a page to talk on, if gradio is installed: pip install 'video-llama[web]'.
 
     Media come in requests (data: URLs, base64) or are uploaded first. Addresses are fetched from
     allowed hosts only, files read from allowed folders only; at first neither is allowed.
@@ -99,6 +103,7 @@ def serve(
     with reporting():
         keys = _keys(api_key)
         _require_key(host, keys, without_key)
+        with_page = not no_page and find_spec("gradio") is not None
         from video_llama.server import forking
 
         forking.prepare()  # first: its imports take as long as ours
@@ -132,6 +137,7 @@ def serve(
             slots=slots,
             decoders=decoders,
             decoder_bytes=round(decoder_memory * (1 << 30)),
+            page=with_page,
         )
         with loading():
             assistant = VideoLlama.load(
@@ -141,11 +147,16 @@ def serve(
                 quantization=quantization,
                 offline=offline or None,
             )
-        run_server(Server(assistant, policy), host, port, _tell)
+        with loading():
+            server = Server(assistant, policy)
+        run_server(server, host, port, partial(_tell, with_page, no_page))
 
 
-def _tell(address: str) -> None:
-    write(f"serving at {address}/v1; Ctrl-C ends it\n", sys.stderr)
+def _tell(with_page: bool, no_page: bool, address: str) -> None:
+    page = f", and a page at {address}/" if with_page else ""
+    write(f"serving at {address}/v1{page}; Ctrl-C ends it\n", sys.stderr)
+    if not with_page and not no_page:
+        write("for a page to talk on: pip install 'video-llama[web]'\n", sys.stderr)
 
 
 def _keys(given: list[str] | None) -> tuple[str, ...]:

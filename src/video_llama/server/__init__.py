@@ -11,5 +11,6 @@ replies.py    pieces as OpenAI's completions and chunks
 metrics.py    what Prometheus is told
 guard.py      keys, hosts and the size of bodies, before anything is read
 app.py        the routes
+web/          the page at /
 run.py        all of it put together, until SIGTERM
 """

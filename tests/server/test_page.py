@@ -1,0 +1,321 @@
+"""The page in a browser: what a person does there, and what must not happen."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from video_llama.server.guard import GuardPolicy
+
+pytest.importorskip("gradio", reason="the page needs gradio: pip install 'video-llama[web]'")
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="playwright is not installed: pip install playwright"
+)
+expect = playwright.expect
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+needs_browser = pytest.mark.skipif(
+    CHROMIUM is None, reason="no chromium on this machine: apt-get install chromium"
+)
+ARGUMENTS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+)
+WAIT = 60_000  # ms
+KEY = "a-key-of-the-page"
+SESSION = "test-session"
+
+
+@pytest.fixture(scope="module")
+def site(start):
+    return start(page=True)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[object]:
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
+        yield opened
+        opened.close()
+
+
+class Visitor:
+    """A person at the page; whatever the browser asked for and complained of is kept."""
+
+    def __init__(self, browser, url: str, language: str = "en-US") -> None:
+        self.context = browser.new_context(locale=language)
+        self.context.set_default_timeout(WAIT)
+        self.page = self.context.new_page()
+        self.requests: list[str] = []
+        self.complaints: list[str] = []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("console", self._listen)
+        self.url = url
+
+    def _listen(self, message) -> None:
+        if message.type == "error":
+            self.complaints.append(message.text)
+
+    def open(self) -> "Visitor":
+        self.page.goto(self.url, timeout=WAIT)
+        self.page.locator("#question textarea").wait_for()
+        return self
+
+    def ask(self, question: str, *files: Path) -> None:
+        if files:
+            chosen = [str(file) for file in files]
+            self.page.locator("#question input[type=file]").set_input_files(chosen)
+            thumbnails = self.page.locator("#question .thumbnail-item")
+            expect(thumbnails).to_have_count(len(files), timeout=WAIT)
+        self.page.locator("#question textarea").fill(question)
+        self.page.locator("#question [data-testid=submit-button]").click()
+
+    def done(self) -> None:
+        """Wait until an answer is there."""
+        expect(self.page.locator("#stop")).to_be_disabled(timeout=WAIT)
+        expect(self.page.locator("#retry")).to_be_enabled(timeout=WAIT)
+
+    @property
+    def answers(self):
+        return self.page.locator("#conversation .bot-row")
+
+    def asked_elsewhere(self) -> list[str]:
+        """Requests to anything but the server."""
+        ours = (f"{self.url}/", "data:", f"blob:{self.url}")
+        return [url for url in self.requests if not url.startswith(ours)]
+
+
+@pytest.fixture
+def visit(browser) -> Iterator[object]:
+    """`visit(url, language)` opens the page as somebody new."""
+    visitors: list[Visitor] = []
+
+    def begin(url: str, language: str = "en-US") -> Visitor:
+        visitors.append(Visitor(browser, url, language))
+        return visitors[-1]
+
+    yield begin
+    for visitor in visitors:
+        visitor.context.close()
+
+
+@needs_browser
+def test_a_conversation(site, visit, clip_path, tmp_path):
+    visitor = visit(site.url).open()
+    page, answers = visitor.page, visitor.answers
+
+    visitor.ask("What do you <b>see</b> & hear?", clip_path)
+    expect(answers).to_have_count(1, timeout=WAIT)
+    seen = answers.first.locator(".seen")
+    expect(seen).to_contain_text("picture: used · sound: used · frames: 4", timeout=WAIT)
+    expect(seen.locator(".frames img")).to_have_count(4)
+    expect(seen.locator(".frames figcaption").last).to_contain_text(re.compile(r"^0\.\d s$"))
+    expect(seen.locator(".mel img")).to_have_count(1)
+    assert seen.locator("img").evaluate_all("all => all.every(one => one.naturalWidth > 0)")
+    visitor.done()
+    question = page.locator("#conversation .user-row")
+    expect(question.first).to_contain_text("<b>see</b> & hear?")
+    expect(page.locator("#conversation .user-row video")).to_have_count(1)
+
+    visitor.ask("And then?")
+    expect(answers).to_have_count(2, timeout=WAIT)
+    expect(answers.last.locator(".seen")).to_contain_text("as above", timeout=WAIT)
+    visitor.done()
+
+    bad = tmp_path / "bad.mp4"
+    bad.write_bytes(b"this is no video, whatever its name says" * 20)
+    visitor.ask("And this?", bad)
+    expect(answers.last).to_contain_text("This did not work", timeout=WAIT)
+    visitor.done()
+    assert str(tmp_path) not in answers.last.inner_text()
+
+    visitor.ask("Still there?")  # a bad file does not spoil what follows
+    expect(answers).to_have_count(4, timeout=WAIT)
+    visitor.done()
+    expect(answers.last).not_to_contain_text("did not work")
+    assert not visitor.asked_elsewhere()
+    assert not visitor.complaints
+    assert site.open_requests() == 0
+
+    page.locator("#clear").click()
+    expect(answers).to_have_count(0, timeout=WAIT)
+    expect(page.locator("#retry")).to_be_disabled()
+
+
+@needs_browser
+def test_an_answer_comes_bit_by_bit_and_can_be_stopped(site, visit, monkeypatch, eventually):
+    visitor = visit(site.url).open()
+    site.slow_down(monkeypatch, 0.1)
+    visitor.ask("What?")
+    expect(visitor.page.locator("#stop")).to_be_enabled(timeout=WAIT)
+    texts: list[str] = []
+
+    def grew() -> bool:
+        if visitor.answers.count():
+            texts.append(visitor.answers.last.inner_text())
+            visitor.page.wait_for_timeout(100)
+        return len({len(text) for text in texts}) >= 4
+
+    eventually(grew, 60)
+    visitor.page.locator("#stop").click()
+    expect(visitor.answers.last).to_contain_text("(stopped)", timeout=WAIT)
+    eventually(lambda: site.open_requests() == 0 and site.running() == 0)  # its place is free
+    monkeypatch.undo()
+    visitor.page.locator("#retry").click()
+    expect(visitor.answers.last).not_to_contain_text("(stopped)", timeout=WAIT)
+    visitor.done()
+    expect(visitor.answers).to_have_count(1)
+
+
+@needs_browser
+def test_the_language_is_the_browsers_and_can_be_changed(site, visit):
+    visitor = visit(site.url, "zh-CN").open()
+    page = visitor.page
+    expect(page.locator("#stop")).to_have_text("停止", timeout=WAIT)
+    page.locator("#language").get_by_text("Русский").click()
+    expect(page.locator("#stop")).to_have_text("Стоп", timeout=WAIT)
+    expect(page.locator("#question textarea")).to_have_attribute("placeholder", "Вопрос о файлах")
+    visitor.page.locator("#samples button").last.click()
+    expect(visitor.answers.last.locator(".seen")).to_contain_text("изображение", timeout=WAIT)
+    visitor.done()
+    assert not visitor.asked_elsewhere()
+
+
+@needs_browser
+def test_a_person_with_a_key(start, visit):
+    site = start(guard=GuardPolicy(keys=(KEY,)), page=True)
+    visitor = visit(site.url)
+    page = visitor.page
+    page.goto(site.url, timeout=WAIT)
+    page.locator("#key").fill("not the key")
+    page.locator("button").click()
+    expect(page.locator("p")).to_have_text("This is not a key of this server.")
+    page.locator("#key").fill(KEY)
+    page.locator("button").click()
+    page.locator("#question textarea").wait_for()
+    visitor.ask("What?")
+    expect(visitor.answers).to_have_count(1, timeout=WAIT)
+    visitor.done()
+    assert not visitor.asked_elsewhere()
+
+
+# Without a browser
+
+
+def test_what_gradio_brings_besides_is_not_there(site):
+    with site.http() as http:
+        for path in (
+            "/gradio_api/proxy=https://example.org",
+            "/gradio_api/runs",
+            "/gradio_api/openapi.json",
+            "/gradio_api/run-history/buckets",
+            "/gradio_api/deep_link",
+            "/gradio_api/call/ask/1",
+            "/monitoring",
+            "/login_check",
+            "/docs",
+            "/nothing",
+        ):
+            answer = http.get(path)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (404, "bad_request")
+        for path in (
+            "/gradio_api/run/ask",
+            "/gradio_api/vibe-edit",
+            "/gradio_api/process_recording",
+        ):
+            assert http.post(path, json={}).status_code == 404
+        assert http.delete("/version").status_code == 405  # the API's own answers stay
+        assert http.get("/v1/models").json()["data"][0]["id"] == "tiny"
+        assert http.get("/", params={"deep_link": "../../etc"}).status_code == 200
+
+
+def call(http, name: str, data: list) -> list[dict]:
+    """What the page's script would be told when it calls one of the page's functions."""
+    dependencies = http.get("/config").json()["dependencies"]
+    number = next(one["id"] for one in dependencies if one["api_name"] == name)
+    body = {"fn_index": number, "data": data, "session_hash": SESSION}
+    assert http.post("/gradio_api/queue/join", json=body).status_code == 200
+    events = []
+    where = {"session_hash": SESSION}
+    with http.stream("GET", "/gradio_api/queue/data", params=where) as stream:
+        for line in stream.iter_lines():
+            if line.startswith("data:"):
+                events.append(json.loads(line.removeprefix("data:")))
+                if events[-1]["msg"] in ("process_completed", "close_stream"):
+                    break
+    return events
+
+
+@pytest.mark.parametrize("place", ["local", "address", "url"])
+def test_only_files_that_were_uploaded_are_taken(site, tmp_path, monkeypatch, place):
+    """Gradio, mounted, would copy any file of the machine, and fetch any address."""
+    import gradio.processing_utils as gradio_files
+
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(b"the secret")
+    fetched = []
+
+    async def fetch(address: str, **_: object) -> str:
+        fetched.append(address)
+        return str(secret)
+
+    monkeypatch.setattr(gradio_files, "async_ssrf_protected_download", fetch)
+    address = "https://example.org/a.png"
+    file = {
+        "local": {"path": str(secret)},
+        "address": {"path": address},
+        "url": {"path": str(secret), "url": address},
+    }[place]
+    file = {**file, "meta": {"_type": "gradio.FileData"}}
+    asked = {"text": "What?", "files": [file]}
+    with site.http() as http:
+        end = call(http, "_ask", [asked, None, "en", 0, 8, 4, True])[-1]
+        assert end["msg"] == "process_completed"
+        assert not end["success"]
+        assert not fetched
+        told = json.dumps(end)
+        assert "secret" not in told.replace("secret.png", "")
+        served = http.get(f"/gradio_api/file={secret}")
+        assert served.status_code in (403, 404)
+
+
+def test_files_beside_the_page_are_not_served(site, tmp_path):
+    beside = tmp_path / "a.txt"
+    beside.write_text("no")
+    with site.http() as http:
+        for path in (beside, "/etc/hostname", Path(__file__), "https://example.org/a.png"):
+            answer = http.get(f"/gradio_api/file={path}", follow_redirects=False)
+            assert answer.status_code in (403, 404), path
+
+
+def test_uploads_are_bounded(start):
+    from video_llama.server.files import StoragePolicy
+
+    site = start(page=True, storage=StoragePolicy(file_bytes=50_000, total_bytes=60_000))
+    with site.http() as http:
+
+        def upload(size: int):
+            return http.post("/gradio_api/upload", files={"files": ("a.mp4", bytes(size))})
+
+        assert upload(60_000).status_code == 413
+        assert upload(40_000).status_code == 200
+        assert http.post("/gradio_api/upload", files={"files": ("b.mp4", b"1" * 40_000)})
+        assert upload(1000).status_code == 429
+
+
+def test_the_page_is_told_that_the_server_ends(start, eventually):
+    """A browser's open connection would keep the server for ever."""
+    site = start(page=True)
+    with site.http() as http, http.stream("GET", f"/gradio_api/heartbeat/{SESSION}") as beat:
+        lines = beat.iter_lines()
+        assert "ALIVE" in next(lines)
+        site.server.serving.closing = True
+        rest = list(lines)  # it ends
+    assert not any(rest)

@@ -1,0 +1,248 @@
+"""The page without a browser: its texts, its conversations, its pictures, and who gets in."""
+
+import base64
+import io
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from video_llama.answer import MediaUse
+from video_llama.attachment import ReadMedium
+from video_llama.processing.conversation import MediaPart
+from video_llama.server.asking import read_messages
+from video_llama.server.guard import GuardPolicy
+from video_llama.server.web.conversation import MAX_LENGTH, Medium, Seen, Talk, Wishes
+from video_llama.server.web.door import COOKIE
+from video_llama.server.web.pictures import frame_pictures, mel_picture
+from video_llama.server.web.seen import see, seen_html
+from video_llama.server.web.texts import LANGUAGES, TEXTS, language_of
+
+KEY = "first-key-123"
+WISHES = Wishes(temperature=0.5, length=20, frames=4, sound=False)
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+
+
+# Texts
+
+
+def test_every_text_is_there_in_every_language():
+    assert set(TEXTS) == set(LANGUAGES)
+    english = TEXTS["en"]
+    for texts in TEXTS.values():
+        assert set(texts.streams) == set(english.streams)
+        assert len(texts.sample_questions) == len(english.sample_questions)
+        for field in fields(texts):
+            assert getattr(texts, field.name), field.name
+        assert "1.5" in texts.moment.format(1.5)
+        assert "8" in texts.number_of_frames.format(8)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "language"),
+    [("ru-RU", "ru"), ("zh-Hans-CN", "zh"), ("EN", "en"), ("fr", "en"), ("", "en"), (None, "en")],
+)
+def test_the_language_of_a_browser(wanted, language):
+    assert language_of(wanted) == language
+
+
+# Conversations
+
+
+def medium(number: int) -> Medium:
+    return Medium(f"file-{number}", f"{number}.mp4", f"/page/{number}.mp4")
+
+
+def test_only_questions_with_answers_are_told_again():
+    talk = Talk()
+    for question, answer, state, number in (
+        ("First?", "One.", "answered", 1),
+        ("Bad?", "", "failed", 2),
+        ("Stopped at once?", "", "stopped", 3),
+        ("Stopped?", "Tw", "stopped", 4),
+    ):
+        turn = talk.ask(question, (medium(number),))
+        turn.answer, turn.state = answer, state
+    talk.ask("Last?", (medium(5), medium(6)))
+    request = talk.request("tiny", WISHES)
+    conversation = read_messages(request.messages)
+    assert [turn.question for turn in conversation.turns] == ["First?", "Stopped?", "Last?"]
+    assert [turn.answer for turn in conversation.turns] == ["One.", "Tw", ""]
+    assert [one.place for one in conversation.media] == ["file-1", "file-4", "file-5", "file-6"]
+    assert [one.id for one in talk.media()] == [one.place for one in conversation.media]
+    assert talk.new_media() == {2, 3}
+    assert (request.temperature, request.max_completion_tokens) == (0.5, 20)
+
+
+def test_a_question_is_asked_again():
+    talk = Talk()
+    assert talk.ask_again() is None
+    turn = talk.ask("What?", (medium(1),))
+    turn.answer, turn.state = "This.", "answered"
+    again = talk.ask_again()
+    assert talk.turns == [again]
+    assert (again.question, again.media, again.answer) == ("What?", (medium(1),), "")
+
+
+def test_wishes_stay_in_their_bounds():
+    wishes = Wishes.of(-1, 10_000, 0, 1)
+    assert wishes == Wishes(temperature=0.0, length=MAX_LENGTH, frames=1, sound=True)
+    talk = Talk()
+    talk.ask("What?", ())
+    assert talk.request("tiny", Wishes.of(9, 0, 1e6, False)).temperature == 2
+
+
+# Pictures
+
+
+def pixels(url: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))))
+
+
+def test_frames_are_shown_in_their_colours():
+    colours = torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.2, 0.8]])  # (T, 3)
+    plain = colours.view(1, 2, 3, 1, 1).expand(1, 2, 3, 16, 16)
+    frames = (plain - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    pictures = [pixels(url) for url in frame_pictures(frames, MEAN, STD)]
+    assert [picture.shape for picture in pictures] == [(16, 16, 3)] * 2
+    for picture, colour in zip(pictures, colours.numpy() * 255, strict=True):
+        assert np.abs(picture.astype(float) - colour).max() < 6  # of 255; JPEG
+
+
+def test_a_tone_is_a_bright_line_at_its_height():
+    mel = torch.full((1, 2, 1, 128, 40), -1.0)
+    mel[0, :, 0, 20] = 1.0  # a low one
+    mel[..., 30:] = 0.5  # padding
+    picture = pixels(mel_picture(mel)).astype(int).sum(axis=2)
+    assert picture.shape == (128, 30 + 4 + 30)  # two clips with a gap, without their padding
+    assert picture[:, 5].argmax() == 127 - 20
+    torch.testing.assert_close(picture[:, 5], picture[:, 39])
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
+def test_sound_without_any_difference_is_a_picture_too(value):
+    assert pixels(mel_picture(torch.full((1, 1, 1, 8, 10), value))).shape == (8, 10, 3)
+
+
+def use(**changes) -> MediaUse:
+    facts = {"kind": "video", "picture": "used", "sound": "used", "duration": 1.0, "frames": 2}
+    return MediaUse(name="video", **{**facts, **changes})
+
+
+class Processor:
+    image_mean, image_std = MEAN, STD
+
+
+def test_what_was_seen_and_heard():
+    frames, clips = torch.zeros(1, 2, 3, 8, 8), torch.rand(1, 1, 1, 8, 10)
+    part = MediaPart("video", sound=True, times=(0.0, 1.25))
+    read = ReadMedium(part, use(), (), frames, clips, 0.1)
+    seen = see("<b>.mp4", use(), read, Processor())
+    text = seen_html([seen], TEXTS["ru"])
+    assert "&lt;b&gt;.mp4" in text
+    assert "<b>.mp4" not in text
+    assert text.count("data:image/jpeg") == 2
+    assert text.count("data:image/png") == 1
+    assert "1.2 с" in text
+    assert "звук: использовано" in text
+    assert " open" in text
+
+
+def test_what_was_not_there_is_told():
+    deaf = use(sound="absent")
+    text = seen_html([Seen("a.mp4", deaf)], TEXTS["en"])
+    assert "sound: none there" in text
+    assert TEXTS["en"].seen_before in text
+    assert "<img" not in text
+    picture = seen_html([Seen("a.png", use(kind="image", sound="absent"))], TEXTS["en"])
+    assert "sound" not in picture
+    assert seen_html([], TEXTS["en"]) == ""
+
+
+# Who gets in. The page itself is not needed for that.
+
+
+@pytest.fixture(scope="module")
+def locked(start):
+    running = start(guard=GuardPolicy(keys=(KEY, "second-key-456")))
+    guard = running.server.app.user_middleware[0]
+    assert guard.kwargs["policy"].page is False
+    return running
+
+
+def test_a_server_without_a_page_asks_nobody_for_a_key(locked):
+    with locked.http(headers={"Accept": "text/html"}) as http:
+        assert http.get("/").json()["error"]["code"] == "invalid_api_key"
+        assert http.post("/login", data={"key": KEY}).status_code == 401
+
+
+BROWSER = {"Accept": "text/html,*/*", "Accept-Language": "ru-RU,ru;q=0.9"}
+
+
+@pytest.fixture
+def door(doors):
+    with doors.http(headers=BROWSER) as http:
+        yield http
+
+
+@pytest.fixture(scope="module")
+def doors(start):
+    pytest.importorskip("gradio", reason="the page needs gradio: pip install 'video-llama[web]'")
+    return start(guard=GuardPolicy(keys=(KEY, "second-key-456")), page=True)
+
+
+def test_a_browser_is_asked_for_a_key(door):
+    asked = door.get("/")
+    assert asked.status_code == 401
+    assert "Ключ этого сервера" in asked.text
+    assert "default-src 'none'" in asked.headers["content-security-policy"]
+    for path in ("/v1/models", "/config", "/gradio_api/queue/data", "/assets/x", "/theme.css"):
+        assert door.get(path).json()["error"]["code"] == "invalid_api_key"
+
+
+def test_a_wrong_key_opens_nothing(door):
+    for data in ({"key": "wrong-key"}, {"key": ""}, {}, {"key": KEY + "x" * 5000}):
+        answer = door.post("/login", data=data)
+        assert answer.status_code == 401
+        assert "set-cookie" not in answer.headers
+    assert "нет" in door.post("/login", data={"key": "wrong-key"}).text
+    assert door.get("/login").status_code == 401
+
+
+def test_a_key_opens_the_page_until_the_browser_is_closed(door):
+    opened = door.post("/login", data={"key": KEY})
+    assert (opened.status_code, opened.headers["location"]) == (303, "/")
+    cookie = opened.headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=Strict" in cookie
+    assert KEY not in cookie
+    page = door.get("/")
+    assert page.status_code == 200
+    assert "gradio" in page.text
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+
+
+def test_another_site_cannot_use_the_cookie(doors):
+    with doors.http() as http:
+        http.post("/login", data={"key": KEY})
+        assert http.cookies.get(COOKIE)
+        assert http.get("/config").status_code == 200
+        for headers in (
+            {"Origin": "https://evil.example"},
+            {"Origin": "null"},
+            {"Sec-Fetch-Site": "cross-site"},
+            {"Sec-Fetch-Site": "same-site"},
+        ):
+            assert http.get("/config", headers=headers).status_code == 401
+        own = {"Origin": doors.url, "Sec-Fetch-Site": "same-origin"}
+        assert http.get("/config", headers=own).status_code == 200
+
+
+def test_files_of_the_page_belong_to_its_key(doors):
+    with doors.http() as http:
+        http.post("/login", data={"key": KEY})
+        doors.client(KEY).files.create(file=("a.png", b"x"), purpose="vision")
+        doors.client("second-key-456").files.create(file=("b.png", b"x"), purpose="vision")
+        assert [file["filename"] for file in http.get("/v1/files").json()["data"]] == ["a.png"]
