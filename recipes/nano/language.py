@@ -37,7 +37,10 @@ from video_llama.processing.processor import VideoLlamaProcessor
 from video_llama.processing.tokens import IGNORE_INDEX
 
 TALKS = 48000
-STEPS, RATE = 1700, 2e-3
+# Steps, rate, and the blur that is begun with: from clear words to blurred ones, for what is learnt
+# of clear words lasts; then once more.
+ROUNDS = ((1700, 2e-3, 0.0), (900, 1e-3, 0.5))
+RATE = 2e-3  # of recall
 RECALL_STEPS = (150, 250)  # with few words for things, then with all
 FEW_THINGS = 18
 RECALLED = 6  # things of one exercise
@@ -198,9 +201,7 @@ def train_language(
     def exercises(_: int) -> tuple[torch.Tensor, dict[str, float]]:
         return with_forms(*recall.loss(model, BATCH, generator))
 
-    def answers(step: int) -> tuple[torch.Tensor, dict[str, float]]:
-        # From clear words to blurred ones: what is learnt of clear words lasts.
-        blur = step / STEPS
+    def answers(blur: float) -> tuple[torch.Tensor, dict[str, float]]:
         data, video, audio, lookups = prompts.batch(next(order))
         table = model.get_input_embeddings().weight
         seen = [words.table(w, table) for w in words.video]
@@ -224,23 +225,32 @@ def train_language(
         loss = F.cross_entropy(logits, targets[learnt]) + 0.5 * kept
         return with_forms(loss, {**figures, **recalled})
 
-    keep = material.work / "language.progress.pt"
-    if not keep.is_file():
+    kept = [material.work / f"language.{number}.progress.pt" for number in range(len(ROUNDS))]
+    if not any(path.is_file() for path in kept):
         few, all_things = RECALL_STEPS
         recall.known = min(FEW_THINGS, recall.known)
         train("recall of few", parameters, exercises, few, RATE, weight_decay=0.02)
         recall.known = len(recall.forms)
         train("recall", parameters, exercises, all_things, RATE, weight_decay=0.02)
-    train(
-        "language",
-        parameters,
-        answers,
-        STEPS,
-        RATE,
-        weight_decay=0.02,
-        module=model.language_model,
-        keep=keep,
-    )
+    for number, (steps, rate, first) in enumerate(ROUNDS):
+        if any(path.is_file() for path in kept[number + 1 :]):
+            continue
+
+        def loss_of(
+            step: int, steps: int = steps, first: float = first
+        ) -> tuple[torch.Tensor, dict[str, float]]:
+            return answers(first + (1 - first) * step / steps)
+
+        train(
+            f"language {number + 1}",
+            parameters,
+            loss_of,
+            steps,
+            rate,
+            weight_decay=0.02,
+            module=model.language_model,
+            keep=kept[number],
+        )
     save(material.work, "language_model", model.language_model)
 
 

@@ -27,10 +27,12 @@ SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 KINDS = {"video": 0.66, "image": 0.16, "audio": 0.18}
 # Of all conversations, and of these the kinds of question. Told apart from the rest because in most
 # scenes there is one thing, and whatever is said of it is the answer.
-LOOKUP_SHARE = 0.4
-LOOKUPS = {"colour": 3, "count": 2, "motion": 2, "presence": 3, "audible": 1, "match": 2}
+LOOKUP_SHARE = 0.35
+LOOKUPS = {"colour": 2, "count": 2, "motion": 2, "presence": 3, "audible": 2, "match": 3}
 LOOKUP_TURNS = 3
 TOLD_APART = ("colour", "count", "motion")
+LISTED_SHARE = 0.25  # questions that both of two things answer
+LISTED = ("object", "describe", "order", "place", "both")
 CJK = r"[\u3000-\u303f\u3400-\u9fff\uff00-\uffef]"
 
 
@@ -62,8 +64,11 @@ class Talk:
 def make_talk(material: Material, seed: int) -> Talk:
     """The training conversation of a number: one to three questions in one language."""
     rng = random.Random(f"nano/talk/{seed}")
-    if rng.random() < LOOKUP_SHARE:
+    sort = rng.random()
+    if sort < LOOKUP_SHARE:
         return make_lookup(material, rng)
+    if sort < LOOKUP_SHARE + LISTED_SHARE:
+        return make_listed(material, rng)
     kind = rng.choices(list(KINDS), list(KINDS.values()))[0]
     scene = sample_scene(rng, kind, photographs=material.photographs, audible=material.audible)
     language = rng.choice(["en", "zh"])
@@ -100,6 +105,21 @@ def make_lookup(material: Material, rng: random.Random) -> Talk:
         made = [qa for kind in turns for qa in questions(scene, language, kinds=[kind], rng=rng)]
         if len(made) == LOOKUP_TURNS:
             return Talk(scene, tuple(made))
+
+
+def make_listed(material: Material, rng: random.Random) -> Talk:
+    """Two questions about two things that are told one after the other."""
+    scene = sample_scene(
+        rng,
+        rng.choice(("video", "video", "image")),
+        relation_weights={"beside": 1.0, "then": 1.0},
+        photographs=material.photographs,
+        audible=material.audible,
+    )
+    language = rng.choice(["en", "zh"])
+    kinds = rng.sample(LISTED, 2)
+    made = questions(scene, language, kinds=kinds, rng=rng)
+    return Talk(scene, tuple(made or questions(scene, language, kinds=["object"], rng=rng)))
 
 
 def tells_apart(scene: Scene, field: str) -> bool:

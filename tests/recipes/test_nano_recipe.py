@@ -112,7 +112,7 @@ def miniature(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(render.SCENES, kind, 160)
     monkeypatch.setitem(render.SCENES, "frames", 480)  # each thing is alone in some
     monkeypatch.setattr(language, "TALKS", 64 * 16)
-    monkeypatch.setattr(language, "STEPS", 2)
+    monkeypatch.setattr(language, "ROUNDS", ((2, 1e-3, 0.0), (1, 1e-3, 0.5)))
     monkeypatch.setattr(language, "RECALL_STEPS", (1, 2))
     monkeypatch.setattr(encoders, "NAMING_STEPS", 2)
     monkeypatch.setattr(encoders, "VISION_STEPS", 2)
