@@ -213,10 +213,10 @@ class Serving:
         free = self._take_place(gone, arrived)
         handles: list[Handle] = []
         try:
-            attachments = [
-                await self._attach(reference, request, owner, gone, look and look.show(number))
-                for number, reference in enumerate(conversation.media)
-            ]
+            attachments = []
+            for number, reference in enumerate(conversation.media):
+                show = None if look is None else look.show(number)
+                attachments.append(await self._attach(reference, request, owner, gone, show))
             write = partial(self._write, conversation, attachments, options)
             prompt, options = await self._in_thread(write)
             embed = partial(_embed, prompt, self._assistant, attachments)

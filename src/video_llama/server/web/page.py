@@ -143,7 +143,7 @@ class Page:
         known = [self._talk, self._language, *wishes]
         shown = [self._chat, self._box, self._stop, self._retry]
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        asking = [
+        asking: list[Any] = [
             self._box.submit(self._ask, [self._box, *known], shown, **quiet),
             self._retry.click(self._ask_again, known, shown, **quiet),
         ]
@@ -286,9 +286,9 @@ class Page:
             raise gr.Error("this file was not uploaded here", print_exception=False)
         return found
 
-    async def _only_uploads(self, place: str | Path | None) -> str | None:
+    async def _only_uploads(self, url_or_file_path: str | Path | None) -> str | None:
         """Instead of gradio's own, which fetches addresses and copies files of this machine."""
-        return None if place is None else str(self._own(str(place)))
+        return None if url_or_file_path is None else str(self._own(str(url_or_file_path)))
 
 
 def _messages(talk: Talk, texts: Texts) -> list[dict[str, Any]]:
