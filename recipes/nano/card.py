@@ -39,8 +39,8 @@ def card(directory: Path, world: dict[str, Any], claim: dict[str, Any] | None = 
     parts = parts_of(directory / "model.safetensors")
     metrics = world["metrics"]
     rows = [
-        f"| {kind} | {r['n']} | {r['accuracy']:.3f} | {r['english']:.3f} | {r['chinese']:.3f} "
-        f"| {r['chance']:.3f} |"
+        f"| {kind} | {r['n']} | {_share(r['accuracy'])} | {_share(r['english'])} "
+        f"| {_share(r['chinese'])} | {_share(r['chance'])} |"
         for kind, r in metrics["by_kind"].items()
     ]
     counts = {
@@ -66,10 +66,14 @@ def card(directory: Path, world: dict[str, Any], claim: dict[str, Any] | None = 
         count=len({answer["id"].split("/")[0] for answer in world["answers"]}),
         questions=world["n"],
         rows="\n".join(rows),
-        all=metrics["accuracy"],
-        yes_said=metrics["yes_share"],
-        yes_true=metrics["yes_true"],
+        all=_share(metrics["accuracy"]),
+        yes_said=_share(metrics["yes_share"]),
+        yes_true=_share(metrics["yes_true"]),
     )
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
 
 
 def _measured(claim: dict[str, Any]) -> dict[str, Any]:

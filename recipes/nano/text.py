@@ -109,17 +109,18 @@ def make_lookup(material: Material, rng: random.Random) -> Talk:
 
 def make_listed(material: Material, rng: random.Random) -> Talk:
     """Two questions about two things that are told one after the other."""
-    scene = sample_scene(
-        rng,
-        rng.choice(("video", "video", "image")),
-        relation_weights={"beside": 1.0, "then": 1.0},
-        photographs=material.photographs,
-        audible=material.audible,
-    )
-    language = rng.choice(["en", "zh"])
-    kinds = rng.sample(LISTED, 2)
-    made = questions(scene, language, kinds=kinds, rng=rng)
-    return Talk(scene, tuple(made or questions(scene, language, kinds=["object"], rng=rng)))
+    while True:
+        scene = sample_scene(
+            rng,
+            rng.choice(("video", "video", "image")),
+            relation_weights={"beside": 1.0, "then": 1.0},
+            photographs=material.photographs,
+            audible=material.audible,
+        )
+        kinds = rng.sample(LISTED, 2)
+        made = questions(scene, rng.choice(["en", "zh"]), kinds=kinds, rng=rng)
+        if len(scene.groups) == 2 and made:  # a landscape is alone
+            return Talk(scene, tuple(made))
 
 
 def tells_apart(scene: Scene, field: str) -> bool:

@@ -62,12 +62,20 @@ def test_lookups_need_the_thing_that_is_named() -> None:
     chosen, rng, kinds = Material(Path("work"), Path("photographs")), random.Random(0), set()
     for _ in range(300):
         talk = text.make_lookup(chosen, rng)
-        (qa,) = talk.turns
-        kinds.add(qa.kind)
-        if qa.kind in ("colour", "count", "motion"):
-            first, second = (getattr(group, qa.kind) for group in talk.scene.groups)
-            assert first != second
+        assert len(talk.turns) == text.LOOKUP_TURNS
+        for qa in talk.turns:
+            kinds.add(qa.kind)
+            if qa.kind in ("colour", "count", "motion"):
+                first, second = (getattr(group, qa.kind) for group in talk.scene.groups)
+                assert first != second
     assert kinds == set(text.LOOKUPS)
+
+
+def test_what_is_listed_are_two_things() -> None:
+    chosen, rng = Material(Path("work"), Path("photographs")), random.Random(0)
+    made = [text.make_listed(chosen, rng) for _ in range(100)]
+    assert {qa.kind for talk in made for qa in talk.turns} == set(text.LISTED)
+    assert all(len(talk.scene.groups) == 2 and talk.turns for talk in made)
 
 
 def test_words_for_one_thing_are_brought_together(tmp_path: Path, miniature: None) -> None:

@@ -4,6 +4,7 @@ Plain ASGI, in front of every route, so that no route can be forgotten.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import json
@@ -21,6 +22,8 @@ from video_llama.server.web.door import LOGIN, Door
 OPEN_PATHS = frozenset({"/health"})
 UPLOAD_PATHS = frozenset({"/v1/files", "/gradio_api/upload"})
 MEGABYTE = 1 << 20
+# Of a body that is refused, what is read all the same; see `_drain`.
+DRAINED_BYTES, DRAINED_SECONDS = 16 * MEGABYTE, 2.0
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ class Guard:
             await self._door.ask(Headers(scope=scope), send)
             return
         if refusal is not None:
+            await _drain(receive)
             await _answer(refusal, send)
             return
         await self._app(scope, self._bounded(scope, receive), send)
@@ -154,6 +158,19 @@ def _is_browser(scope: Scope, refusal: Refusal) -> bool:
     """Whether it is a person who opens the page without a key."""
     accepted = Headers(scope=scope).get("accept", "")
     return refusal.status == 401 and scope["path"] == "/" and "text/html" in accepted
+
+
+async def _drain(receive: Receive) -> None:
+    """Read on for a little while: who is still sending when the connection is closed is told that
+    it was reset, and never sees the answer."""
+    left, end = DRAINED_BYTES, asyncio.get_running_loop().time() + DRAINED_SECONDS
+    with contextlib.suppress(TimeoutError):  # it is told all the same
+        async with asyncio.timeout_at(end):
+            while left > 0:
+                message = await receive()
+                left -= len(message.get("body", b""))
+                if message["type"] != "http.request" or not message.get("more_body", False):
+                    return
 
 
 async def _answer(refusal: Refusal, send: Send) -> None:
