@@ -19,20 +19,17 @@ a second conversation over a clip take, circumstances, and which figures were re
 import argparse
 import itertools
 import json
-import os
-import platform
 import random
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from circumstances import circumstances
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -279,33 +276,6 @@ def clip_turns(assistant: VideoLlama) -> dict[str, Any]:
         "ratio": second / first,
         "encoded": assistant.media.misses,
         "known": assistant.media.hits,
-    }
-
-
-def circumstances() -> dict[str, Any]:
-    """Commit, hardware and versions."""
-    described = subprocess.run(
-        ("git", "describe", "--always", "--dirty"),
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).parent,
-    )
-    listing = Path("/proc/cpuinfo")
-    lines = listing.read_text().splitlines() if listing.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    affinity = getattr(os, "sched_getaffinity", None)
-    return {
-        "commit": described.stdout.strip() or None,
-        "processor": names[0] if names else platform.processor(),
-        "cores": len(affinity(0)) if affinity else os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "load_average": os.getloadavg(),
-        "system": platform.platform(),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "transformers", "video-llama")},
-        },
     }
 
 

@@ -9,18 +9,17 @@ what it was measured. `ratios` compare with importing torch and transformers alo
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from fractions import Fraction
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from circumstances import circumstances
 
 COMMAND = (sys.executable, "-m", "video_llama")
 PEER = (sys.executable, "-c", "import torch; from transformers import PreTrainedModel")
@@ -83,37 +82,6 @@ def write_clip(path: Path, seconds: int = 4) -> Path:
         container.mux(audio.encode(sound))
         container.mux(audio.encode(None))
     return path
-
-
-def circumstances() -> dict[str, Any]:
-    """Commit, hardware and versions."""
-    commit = subprocess.run(
-        ("git", "describe", "--always", "--dirty"),
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).parent,
-    )
-    affinity = getattr(os, "sched_getaffinity", None)
-    return {
-        "commit": commit.stdout.strip() or None,
-        "machine": platform.machine(),
-        "processor": _processor(),
-        "cores": len(affinity(0)) if affinity else os.cpu_count(),
-        "load_average": os.getloadavg(),
-        "system": platform.platform(),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "transformers", "av", "video-llama")},
-        },
-    }
-
-
-def _processor() -> str:
-    listing = Path("/proc/cpuinfo")
-    lines = listing.read_text().splitlines() if listing.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def run(model: str, clip: Path, repeat: int) -> dict[str, Any]:

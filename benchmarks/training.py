@@ -15,23 +15,20 @@ filling the cache took, and after how many rounds over the data that has paid.
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 import torch
+from circumstances import circumstances
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
@@ -224,33 +221,6 @@ def our_steps(recipe: Recipe, cache: Path | None) -> tuple[Callable[[], None], f
 def endless(recipe: Recipe, mixture: Mixture, dataset: Any) -> Iterator[Batch]:
     sampler = ShardedBatches(mixture, recipe.batch, steps=recipe.steps)
     yield from batch_loader(dataset, sampler, 0, torch.device("cpu"))
-
-
-def circumstances() -> dict[str, Any]:
-    """Commit, hardware and versions."""
-    described = subprocess.run(
-        ("git", "describe", "--always", "--dirty"),
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).parent,
-    )
-    listing = Path("/proc/cpuinfo")
-    lines = listing.read_text().splitlines() if listing.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    affinity = getattr(os, "sched_getaffinity", None)
-    return {
-        "commit": described.stdout.strip() or None,
-        "processor": names[0] if names else platform.processor(),
-        "cores": len(affinity(0)) if affinity else os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "load_average": os.getloadavg(),
-        "system": platform.platform(),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "transformers", "av", "video-llama")},
-        },
-    }
 
 
 def run(folder: Path, steps: int, clips: int, batch: int) -> dict[str, Any]:

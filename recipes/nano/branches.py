@@ -15,9 +15,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from recipes.nano.encoders import SHOWN_PHOTOGRAPHS, flat_frames, picture_embeddings
+from recipes.nano.joint_space import SHOWN_PHOTOGRAPHS, picture_embeddings
 from recipes.nano.loop import DEVICE, batches, normal, train
 from recipes.nano.material import Material, photographs
+from recipes.nano.pictures import flat_frames
 from recipes.nano.render import clip_scene, pixels, render
 from recipes.nano.settings import IMAGE_SIZE, SEED
 from recipes.nano.text import Talk, Words, make_talk_about, said, tokenize_talk

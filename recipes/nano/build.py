@@ -32,7 +32,7 @@ def new_model(
     """Nano with random weights from a seed.
 
     The encoders' are those that torch gives its layers: what transformers draws is meant for wide
-    ones, and six times smaller than it should be here.
+    ones, and two to five times smaller.
     """
     tokenizer = processor.tokenizer
     torch.manual_seed(seed)

@@ -18,16 +18,12 @@ import torch
 
 from recipes.nano.branches import train_audio_branch, train_vision_branch
 from recipes.nano.build import new_model, new_processor
-from recipes.nano.encoders import (
-    load_vision,
-    train_imagebind_pictures,
-    train_imagebind_sounds,
-    train_vision,
-)
+from recipes.nano.joint_space import train_imagebind_pictures, train_imagebind_sounds
 from recipes.nano.language import load_language, train_language
 from recipes.nano.loop import load, save
 from recipes.nano.material import Material, unpack
 from recipes.nano.settings import work_dir
+from recipes.nano.vision import load_vision, train_vision
 
 MAX_SHIPPED_BYTES = 40_000_000
 

@@ -20,10 +20,11 @@ from torch.nn import functional as F
 
 from recipes.nano.branches import pictures_to_hear, train_audio_branch
 from recipes.nano.build import new_model, new_processor
-from recipes.nano.encoders import heard_sounds, load_vision, mel_batch
+from recipes.nano.joint_space import heard_sounds, mel_batch
 from recipes.nano.language import load_language
 from recipes.nano.loop import DEVICE, load
 from recipes.nano.material import Material
+from recipes.nano.vision import load_vision
 from video_llama.models import VideoLlamaForConditionalGeneration
 
 VARIANTS = ("pictures", "turned", "sounds")

@@ -14,13 +14,14 @@ from PIL import Image
 
 from recipes.nano import (
     branches,
-    encoders,
+    joint_space,
     language,
     material,
     render,
     settings,
     text,
     train,
+    vision,
 )
 from recipes.nano.build import new_processor
 from recipes.nano.card import card
@@ -122,15 +123,16 @@ def miniature(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(language, "TALKS", 64 * 16)
     monkeypatch.setattr(language, "ROUNDS", ((2, 1e-3, 0.0), (1, 1e-3, 0.5)))
     monkeypatch.setattr(language, "RECALL_STEPS", (1, 2))
-    monkeypatch.setattr(encoders, "NAMING_STEPS", 2)
-    monkeypatch.setattr(encoders, "VISION_STEPS", 2)
-    monkeypatch.setattr(encoders, "BATCH", 16)
-    monkeypatch.setattr(encoders, "PHOTOGRAPHS", 8)
-    monkeypatch.setattr(encoders, "MOSAICS", 4)
-    monkeypatch.setattr(encoders, "SMALL_PHOTOGRAPHS", 16)
-    monkeypatch.setattr(encoders, "SOUND_BATCH", 16)
-    monkeypatch.setattr(encoders, "PICTURE_STEPS", 2)
-    monkeypatch.setattr(encoders, "SOUND_STEPS", 2)
+    monkeypatch.setattr(vision, "NAMING_STEPS", 2)
+    monkeypatch.setattr(vision, "VISION_STEPS", 2)
+    monkeypatch.setattr(vision, "BATCH", 16)
+    monkeypatch.setattr(joint_space, "BATCH", 16)
+    monkeypatch.setattr(vision, "PHOTOGRAPHS", 8)
+    monkeypatch.setattr(vision, "MOSAICS", 4)
+    monkeypatch.setattr(vision, "SMALL_PHOTOGRAPHS", 16)
+    monkeypatch.setattr(joint_space, "SOUND_BATCH", 16)
+    monkeypatch.setattr(joint_space, "PICTURE_STEPS", 2)
+    monkeypatch.setattr(joint_space, "SOUND_STEPS", 2)
     monkeypatch.setattr(branches, "VISION_STEPS", (2, 1))
     monkeypatch.setattr(branches, "AUDIO_STEPS", (2, 1))
     monkeypatch.setattr(text, "TOKENIZER_TALKS", 300)

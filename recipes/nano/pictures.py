@@ -1,0 +1,89 @@
+"""The pictures that encoders learn from: frames of scenes, and photographs, roughened."""
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from recipes.nano.loop import DEVICE, normal, uniform
+from recipes.nano.material import Material, photographs
+from recipes.nano.render import GRID, pixels, render
+from recipes.nano.settings import IMAGE_SIZE
+from video_llama.data.world.things import NAMED
+
+
+def flat_frames(material: Material) -> tuple[np.ndarray, ...]:
+    """Frames of scenes (N, S, S, 3), their facts (N, 12) and things by patch (N, 16)."""
+    frames, facts, patches = (np.asarray(array) for array in render("frames", material))
+    return tuple(array.reshape(-1, *array.shape[2:]) for array in (frames, facts, patches))
+
+
+def lone_things(facts: np.ndarray) -> np.ndarray:
+    """Indices of frames in which one kind of thing is seen."""
+    return np.nonzero((facts[:, 0] >= 0) & (facts[:, 6] < 0))[0]
+
+
+def jitter(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """A little light, contrast and noise on normalised pixels (B, ..., 3, H, W)."""
+    shape = (x.shape[0], *[1] * (x.ndim - 1))
+    light = 0.08 * normal(shape, generator)
+    contrast = 1 + 0.06 * normal(shape, generator)
+    return x * contrast + light + 0.03 * normal(x.shape, generator)
+
+
+def loosen(x: torch.Tensor, size: int, generator: torch.Generator) -> torch.Tensor:
+    """Photographs (B, 3, H, W) cropped, mirrored, tinted and partly covered: (B, 3, size, size)."""
+    count = len(x)
+    share = (0.5 + 0.5 * uniform((count,), generator)).sqrt()
+    aspect = (0.28 * (uniform((count,), generator) - 0.5)).exp()
+    width, height = (share * aspect).clamp(max=1), (share / aspect).clamp(max=1)
+    mirror = torch.where(uniform((count,), generator) < 0.5, -1.0, 1.0)
+    theta = x.new_zeros(count, 2, 3)
+    theta[:, 0, 0], theta[:, 1, 1] = width * mirror, height
+    theta[:, 0, 2] = (1 - width) * (2 * uniform((count,), generator) - 1)
+    theta[:, 1, 2] = (1 - height) * (2 * uniform((count,), generator) - 1)
+    grid = F.affine_grid(theta, [count, 3, size, size], align_corners=False)
+    x = F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
+    one, three = (count, 1, 1, 1), (count, 3, 1, 1)
+    x = x * (1 + 0.25 * normal(one, generator)) + 0.25 * normal(one, generator)
+    x = x + 0.12 * normal(three, generator)
+    grey = x.mean(1, keepdim=True)
+    x = torch.where(uniform(one, generator) < 0.1, grey, x)
+    rows = torch.arange(size, device=x.device)
+    side = size * (0.15 + 0.25 * uniform((2, count, 1), generator))
+    start = size * uniform((2, count, 1), generator) - side / 2
+    inside = (rows >= start) & (rows < start + side)  # (2, B, S)
+    covered = inside[0][:, None, :, None] & inside[1][:, None, None, :]
+    return x.masked_fill(covered & (uniform(one, generator) < 0.2), 0.0)
+
+
+class PhotographBatches:
+    """Endless batches of photographs: rare things come more often than they are."""
+
+    def __init__(self, material: Material, names: tuple[str, ...], seed: int) -> None:
+        self.photographs = photographs(material)
+        found = self.photographs.of_name
+        self.index = np.concatenate([found[name] for name in names if name in found])
+        labels = self.photographs.labels[self.index]
+        counts = np.bincount(labels, minlength=len(NAMED))
+        self.weights = torch.from_numpy(counts[labels] ** -0.5)
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def draw(self, count: int, size: int = IMAGE_SIZE) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loosened pixels (count, 3, size, size) and things (count,)."""
+        chosen = torch.multinomial(self.weights, count, generator=self.generator).sort().values
+        index = self.index[chosen.numpy()]
+        x = loosen(pixels(self.photographs.pixels[index]), size, self.generator)
+        return x, torch.from_numpy(self.photographs.labels[index].astype(np.int64)).to(DEVICE)
+
+    def mosaics(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Four photographs in each picture (count, 3, S, S), and things by patch (count, 16).
+
+        In scenes things are no larger than that.
+        """
+        x, things = self.draw(4 * count, IMAGE_SIZE // 2)
+        # Draws are in the order of the file: neighbours are alike, and must not share a picture.
+        mixed = torch.randperm(len(x), generator=self.generator).to(x.device)
+        x, things = x[mixed].unflatten(0, (count, 2, 2)), things[mixed].view(count, 2, 2)
+        x = x.permute(0, 3, 1, 4, 2, 5).reshape(count, 3, IMAGE_SIZE, IMAGE_SIZE)
+        half = GRID // 2
+        return x, things.repeat_interleave(half, 1).repeat_interleave(half, 2).flatten(1)

@@ -1,0 +1,206 @@
+"""The frame encoder and the image Q-Former: what is in a picture, of which colour, how many, where.
+
+The labels take the place of BLIP-2's captions. First the encoder alone learns names, on photographs
+of half the size; then everything is read from frames of scenes and whole photographs.
+"""
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from recipes.nano.loop import DEVICE, batches, load, save, train
+from recipes.nano.material import Material
+from recipes.nano.pictures import PhotographBatches, flat_frames, jitter
+from recipes.nano.render import GRID, pixels
+from recipes.nano.settings import IMAGE_SIZE, SEED, WIDTH
+from video_llama.data.world.things import COLOURS, COUNTS, NAMED
+from video_llama.models import VideoLlamaForConditionalGeneration
+from video_llama.models.qformer import ask
+from video_llama.models.vision_branch import VisionBranch
+
+NAMING_STEPS, VISION_STEPS = 2000, 2000
+BATCH = 32  # frames of scenes
+PHOTOGRAPHS, MOSAICS = 16, 16  # beside them, where there are some: whole ones, and four in one
+SMALL_PHOTOGRAPHS = 128  # of half the size, to begin with
+
+
+class FrameHeads(nn.Module):
+    """Reads the image queries during pre-training only: a fact for each query.
+
+    The same heads also read the encoder's cls token, through a layer of its own, and every patch
+    says which thing it shows, or none: until the queries have found what to look at, this is what
+    teaches the encoder. (Token labelling: Jiang et al. 2021, arXiv 2104.10858.)
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Of group A a thing and a number are always there, of a photograph the colour is not.
+        self.unsaid = (0, 1, 0, 1, 1, 1)
+        sizes = (len(NAMED), len(COLOURS), len(COUNTS)) * 2
+        self.heads = nn.ModuleList(
+            [nn.Linear(WIDTH, n + m) for n, m in zip(sizes, self.unsaid, strict=True)]
+        )
+        self.places = nn.ModuleList([nn.Linear(WIDTH, 3), nn.Linear(WIDTH, 3)])
+        self.spread = nn.Linear(WIDTH, 8 * WIDTH)
+        self.patches = nn.Linear(WIDTH, len(NAMED) + 1)  # the last: the ground
+
+    def forward(
+        self,
+        states: torch.Tensor,
+        queries: torch.Tensor,
+        facts: torch.Tensor,
+        patches: torch.Tensor,
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """Loss and figures.
+
+        Encoder states (B, 1 + P, D) with things by patch (B, P); of the first N, also queries
+        (N, 8, D) and facts (N, 12).
+        """
+        loss, figures = self.read(queries, facts)
+        direct, _ = self.read(self.whole(states[: len(facts)]), facts)
+        parts, named = self.name(states, patches)
+        return loss + 0.5 * direct + 3 * parts, {**figures, **named}
+
+    def whole(self, states: torch.Tensor) -> torch.Tensor:
+        """What the cls token says in the place of the queries: (B, 1 + P, D) -> (B, 8, D)."""
+        return self.spread(states[:, 0]).unflatten(-1, (8, WIDTH))
+
+    def name(
+        self, states: torch.Tensor, patches: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """States (B, 1 + P, D), things (B, P) by patch, -1 for the ground -> loss and figures."""
+        logits, labels = self.patches(states[:, 1:]), patches % (len(NAMED) + 1)
+        each = F.cross_entropy(
+            logits.flatten(0, 1), labels.flatten(), label_smoothing=0.02, reduction="none"
+        ).view_as(labels)
+        named = patches >= 0
+        right = (logits.argmax(-1) == labels)[named].float().mean().item()
+        # Most patches show the ground, which is soon known.
+        return each[named].mean() + 0.3 * each[~named].mean(), {"patches": right}
+
+    def read(
+        self, queries: torch.Tensor, facts: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """Tokens (B, 8, D), facts (B, 12) -> loss and figures."""
+        loss = queries.new_zeros(())
+        figures = {}
+        for group in range(2):
+            for kind in range(3):
+                head = 3 * group + kind
+                labels = facts[:, 6 * group + kind].long() + self.unsaid[head]
+                logits = self.heads[head](queries[:, 4 * group + kind])
+                loss = loss + F.cross_entropy(logits, labels, label_smoothing=0.02)
+                figures["tcn"[kind] + str(group)] = (
+                    (logits.argmax(-1) == labels).float().mean().item()
+                )
+            there = facts[:, 6 * group + 5] > 0
+            places = self.places[group](queries[:, 4 * group + 3])
+            error = F.mse_loss(places[there], facts[there][:, 6 * group + 3 : 6 * group + 6])
+            loss = loss + 20 * error
+            figures[f"place{group}"] = error.item() ** 0.5
+        return loss, figures
+
+
+def photograph_facts(things: torch.Tensor) -> torch.Tensor:
+    """Facts (B, 12) of whole photographs of `things` (B,)."""
+    facts = things.new_full((len(things), 12), -1.0, dtype=torch.float32)
+    facts[:, 0], facts[:, 2] = things, 0
+    facts[:, 3:6] = facts.new_tensor([0.5, 0.5, 0.0])
+    return facts
+
+
+def train_naming(
+    branch: VisionBranch, heads: FrameHeads, real: PhotographBatches, material: Material
+) -> None:
+    """The frame encoder alone, on photographs of half the size, by their names.
+
+    They cost a quarter, most have no more pixels, and things in scenes are no larger.
+    """
+    encoder = branch.vision_encoder
+
+    def naming(_: int) -> tuple[torch.Tensor, dict[str, float]]:
+        x, things = real.draw(SMALL_PHOTOGRAPHS, IMAGE_SIZE // 2)
+        states = small_states(encoder, x)
+        logits = heads.patches(states[:, 1:].mean(1))
+        whole = heads.heads[0](heads.whole(states)[:, 0])
+        loss = F.cross_entropy(logits, things, label_smoothing=0.05)
+        loss = loss + 0.5 * F.cross_entropy(whole, things, label_smoothing=0.05)
+        return loss, {"photograph": (logits.argmax(-1) == things).float().mean().item()}
+
+    kept = nn.ModuleList([encoder, heads])
+    keep = material.work / "naming.progress.pt"
+    train("naming", kept.parameters(), naming, NAMING_STEPS, 1e-3, module=kept, keep=keep)
+
+
+def small_states(encoder: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """States (B, 1 + P / 4, D) of pictures of half the size: positions are means of four."""
+    embeddings = encoder.embeddings
+    cls, rows = embeddings.position_embedding.split([1, GRID * GRID], dim=1)
+    rows = F.avg_pool2d(rows.mT.unflatten(2, (GRID, GRID)), 2).flatten(2).mT
+    patches = embeddings.patch_embedding(x).flatten(2).mT
+    first = (embeddings.class_embedding + cls).expand(len(x), -1, -1)
+    states = encoder.encoder(inputs_embeds=torch.cat([first, patches + rows], dim=1))
+    return encoder.post_layernorm(states.last_hidden_state)
+
+
+def train_vision(model: VideoLlamaForConditionalGeneration, material: Material) -> None:
+    """The frame encoder with the image Q-Former."""
+    frames, facts, patches = flat_frames(material)
+    branch: VisionBranch = model.vision_branch
+    heads = FrameHeads().to(DEVICE)
+    parts = [branch.vision_encoder, branch.qformer, heads]
+    for part in parts:
+        part.train()
+    generator = torch.Generator().manual_seed(SEED)
+    order = batches(len(frames), BATCH, SEED)
+    real = PhotographBatches(material, material.things, SEED) if material.folder else None
+    held = torch.from_numpy(np.array(facts)).to(DEVICE)
+    placed = torch.from_numpy(patches.astype(np.int64)).to(DEVICE)
+
+    def pictures() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Pictures with their things by patch, and facts of the first of them, mosaics being last.
+
+        Frames, whole photographs, mosaics.
+        """
+        index = next(order).sort().values
+        x, facts = jitter(pixels(frames[index.numpy()]), generator), held[index.to(DEVICE)]
+        patches = placed[index.to(DEVICE)]
+        if not real:
+            return x, patches, facts
+        photographed, things = real.draw(PHOTOGRAPHS)
+        mosaics, tiles = real.mosaics(MOSAICS)
+        facts = torch.cat([facts, photograph_facts(things)])
+        patches = torch.cat([patches, things[:, None].expand(-1, patches.shape[1]), tiles])
+        return torch.cat([x, photographed, mosaics]), patches, facts
+
+    def reading(_: int) -> tuple[torch.Tensor, dict[str, float]]:
+        x, patches, facts = pictures()
+        states = branch.vision_encoder(x, return_dict=True).last_hidden_state
+        # Of a mosaic only patches are asked.
+        queries = ask(branch.qformer, branch.query_tokens, states[: len(facts)])
+        loss, figures = heads(states, queries, facts, patches)
+        if real:
+            about = facts[BATCH:, 0].long()
+            logits = heads.heads[0](queries[BATCH:, 0])
+            loss = loss + 2 * F.cross_entropy(logits, about, label_smoothing=0.1)
+            figures["photograph"] = (logits.argmax(-1) == about).float().mean().item()
+        return loss, figures
+
+    kept = nn.ModuleList([*parts, nn.ParameterList([branch.query_tokens])])
+    keep = material.work / "vision.progress.pt"
+    if real and not keep.is_file():
+        train_naming(branch, heads, real, material)
+    train("vision", kept.parameters(), reading, VISION_STEPS, 1e-3, module=kept, keep=keep)
+    save(material.work, "vision_encoder", branch.vision_encoder)
+    save(material.work, "image_qformer", branch.qformer)
+    save(material.work, "frame_heads", heads)
+    torch.save(branch.query_tokens.data, material.work / "query_tokens.pt")
+
+
+def load_vision(model: VideoLlamaForConditionalGeneration, material: Material) -> None:
+    """Put the trained frame encoder and image Q-Former into a model."""
+    branch, folder = model.vision_branch, material.work
+    load(folder, "vision_encoder", branch.vision_encoder)
+    load(folder, "image_qformer", branch.qformer)
+    branch.query_tokens.data.copy_(torch.load(folder / "query_tokens.pt", weights_only=True))
