@@ -91,8 +91,7 @@ def _keys(
     for kind, number in runs:
         place = processor.placeholders[kind]
         at = keys.index(place.token_id, at)
-        branch = "audio" if kind == "audio" else "video"
-        mark = f"{branch} {attachments[number].key}"
+        mark = f"{kind} {attachments[number].key}"
         keys[at : at + place.length] = [(mark, index) for index in range(place.length)]
         at += place.length
     return tuple(keys)

@@ -42,7 +42,7 @@ class Reply:
         """What was given so far."""
         return "".join(self.pieces)
 
-    def write(self, engine: Engine, *, at_once: bool = False) -> Iterator[str]:
+    def write(self, engine: Engine, *, at_once: bool) -> Iterator[str]:
         """The pieces of the answer, as soon as each is certain. None is empty.
 
         With `at_once` they are waited for together: nobody listens before the end. When the

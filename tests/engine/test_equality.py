@@ -20,7 +20,7 @@ def prompts() -> list[list[int]]:
 
 
 @pytest.fixture(scope="module")
-def expected(prompts) -> dict[str, list[list[int]]]:
+def expected() -> dict[str, list[list[int]]]:
     return {}
 
 

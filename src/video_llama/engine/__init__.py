@@ -7,6 +7,7 @@ prefix.py     keys and values of those who ran, for prompts that begin alike
 runner.py     one pass of the model over the rows; fused.py for models like LLaMA
 sampler.py    from logits to the next id of every row
 handle.py     the asker's end of a request
+job.py        the engine's end of it
 engine.py     the thread that drives all of these
 features.py   what the encoders made of media, kept
 """

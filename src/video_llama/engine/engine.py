@@ -284,7 +284,7 @@ class Engine:
             self._kept.used(kept)
         job.cached = length
         if not job.generated:
-            job.reused = job.handle.reused_tokens = length
+            job.handle.reused_tokens = length
             self._counts["reused"] += length
 
     def _fill(self, job: Job, budget: int) -> int:
@@ -364,10 +364,13 @@ class Engine:
         if not isinstance(reason, Exception):
             self._save(job)
         self._move(self._scheduler.leave(job))
+        self._tell_end(job, reason)
+
+    def _tell_end(self, job: Job, reason: EndReason | BaseException) -> None:
         with self._changed:
             self._open -= 1
             self._changed.notify_all()
-        if isinstance(reason, Exception):
+        if isinstance(reason, BaseException):
             self._finished["error"] += 1
             job.fail(reason)
         else:
@@ -389,11 +392,7 @@ class Engine:
         """The model failed: nobody's row can be trusted."""
         for job in cast("list[Job]", list(self._scheduler.all())):
             self._scheduler.leave(job)
-            self._finished["error"] += 1
-            with self._changed:
-                self._open -= 1
-                self._changed.notify_all()
-            job.fail(error)
+            self._tell_end(job, error)
 
     # Helpers
 

@@ -207,9 +207,10 @@ class Fingerprint:
     def digest(self) -> str:
         """SHA-256 of names, types, shapes and values."""
         with self._lock:
-            stamp = hash(tuple(map(_stamp, self._tensors().values())))
+            tensors = self._tensors()
+            stamp = hash(tuple(map(_stamp, tensors.values())))
             if self._known is None or self._known[0] != stamp:
-                self._known = stamp, digest_of_tensors(self._tensors())
+                self._known = stamp, digest_of_tensors(tensors)
             return self._known[1]
 
     def _tensors(self) -> dict[str, torch.Tensor]:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from video_llama.engine.cache import RowCache
+from video_llama.engine.runner import attention_mask
 
 MODELS = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
 MAX_COPIED_BYTES = 4 << 30  # a larger model spends its time in products anyway
@@ -51,7 +52,6 @@ class FusedRunner:
         self.head = head.weight.t()  # (D, V)
         self.layers = [fuse(layer, self.width) for layer in inner.layers]
         self.rotations = rotations(inner, longest)  # (positions, W / 2)
-        self._steps = torch.arange(longest, device=cache.shape.device)
         self._exact = cache.shape.dtype == torch.float32
 
     @torch.inference_mode()
@@ -66,7 +66,7 @@ class FusedRunner:
             keys, values = self.cache.put_chunk(number, row, start, both.permute(1, 2, 0, 3))
             # (Q, H, G, W) -> (1, H, G * Q, W): the queries of a head stand beside one another.
             queries = queries.permute(1, 2, 0, 3).reshape(1, self.heads, -1, self.width)
-            mixed = self._attend(queries, keys, values, mask)
+            mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
             mixed = mixed.reshape(self.heads * self.queries, count, self.width).transpose(0, 1)
             hidden = self._finish(hidden, mixed.reshape(count, -1), weights)
         return self._logits(hidden[-1:])
@@ -78,13 +78,15 @@ class FusedRunner:
         positions, length = ids_and_positions[1], max(lengths) + 1
         rotation = self.rotations[positions][:, None]
         places = self.cache.places(positions)
-        mask = None if min(lengths) + 1 == length else self._row_mask(positions, length)
+        mask = None  # rows of one length look at everything
+        if min(lengths) + 1 < length:
+            mask = attention_mask(positions[:, None], length, None, self.cache.shape.dtype)
         hidden = self.embeddings(ids_and_positions[0])  # (B, D)
         count = len(ids)
         for number, weights in enumerate(self.layers):
             queries, both = self._project(hidden, weights, rotation)
             keys, values = self.cache.put_tokens(number, places, both, length)
-            mixed = self._attend(queries, keys, values, mask)
+            mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
             hidden = self._finish(hidden, mixed.reshape(count, -1), weights)
         return self._logits(hidden)
 
@@ -109,15 +111,6 @@ class FusedRunner:
         queries = product[:, :split].unflatten(1, (self.heads, self.queries))
         return queries, product[:, split:].unflatten(1, (2, self.heads))
 
-    def _attend(
-        self,
-        queries: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        mask: torch.Tensor | None,
-    ) -> torch.Tensor:
-        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
-
     def _finish(self, hidden: torch.Tensor, mixed: torch.Tensor, weights: Weights) -> torch.Tensor:
         """What attention found (N, G * H * W) and the MLP, added to hidden (N, D)."""
         hidden = torch.addmm(hidden, mixed, weights.out)
@@ -135,16 +128,9 @@ class FusedRunner:
         """(G * Q, T), None for a single token, which looks at everything."""
         if count == 1:
             return None
-        steps = self._steps[: start + count]
-        hidden = steps > steps[start:, None]
-        mask = torch.zeros(hidden.shape, dtype=self.cache.shape.dtype, device=hidden.device)
-        return mask.masked_fill_(hidden, -torch.inf).repeat(self.queries, 1)
-
-    def _row_mask(self, positions: torch.Tensor, length: int) -> torch.Tensor:
-        """(B, 1, 1, T)."""
-        hidden = self._steps[:length] > positions[:, None]
-        mask = torch.zeros(hidden.shape, dtype=self.cache.shape.dtype, device=hidden.device)
-        return mask.masked_fill_(hidden, -torch.inf)[:, None, None]
+        shape, end = self.cache.shape, start + count
+        positions = torch.arange(start, end, device=shape.device)[None]
+        return attention_mask(positions, end, None, shape.dtype)[0, 0].repeat(self.queries, 1)
 
 
 def can_fuse(model: PreTrainedModel) -> bool:

@@ -39,7 +39,6 @@ class Job(Task):
         new_ids, new_logprobs: chosen since the last piece.
         embeddings: of the prompt (L, D), while it is being run.
         queued: when it was given its first row, by `time.monotonic()`.
-        reused: tokens of the prompt that did not have to run the first time.
     """
 
     request: Request
@@ -52,7 +51,6 @@ class Job(Task):
     new_logprobs: list[TokenLogprob] = field(default_factory=list)
     embeddings: "torch.Tensor | None" = None
     queued: float | None = None
-    reused: int = 0
 
     def take(self, token: int, logprob: TokenLogprob | None) -> EndReason | None:
         """Take the next id: give the text that is certain; whether this is the end, and why."""
@@ -82,7 +80,7 @@ class Job(Task):
         handle.deliver(
             Finished(
                 reason,
-                Usage(self.prompt_tokens, self.generated, self.reused),
+                Usage(self.prompt_tokens, self.generated, handle.reused_tokens),
                 RequestTimings(
                     queued=_since(handle.submitted, self.queued),
                     first_token=_since(handle.submitted, handle.first_token),

@@ -8,6 +8,7 @@ Legend: B rows, S rows of which something is wanted, V vocabulary.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from operator import is_not
 
 import torch
 
@@ -29,10 +30,10 @@ class Sampling:
     options: GenerationOptions
     logprobs: int | None = None
     ids: list[int] = field(default_factory=list)
-    generator: torch.Generator | None = None
+    generator: torch.Generator | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        if self.options.temperature == 0 or self.generator is not None:
+        if self.options.temperature == 0:
             return
         self.generator = torch.Generator()
         if self.options.seed is None:
@@ -52,7 +53,7 @@ class Sampler:
 
     def choose(self, logits: torch.Tensor, rows: Sequence[Sampling]) -> list[int]:
         """Logits (B, V) of B rows -> their next ids, which are put into `ids` of the rows too."""
-        if len(rows) != len(self._rows) or any(map(_differ, rows, self._rows)):
+        if len(rows) != len(self._rows) or any(map(is_not, rows, self._rows)):
             self._rows = list(rows)
             self._penalty = Penalty.of(self._rows, logits)
             self._draw = Draw.of(self._rows, logits)
@@ -87,10 +88,6 @@ class Sampler:
             token = chosen[number]
             found[place] = TokenLogprob(token, self._text(token), own[number], top)
         return found
-
-
-def _differ(one: Sampling, other: Sampling) -> bool:
-    return one is not other
 
 
 @dataclass

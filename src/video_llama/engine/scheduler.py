@@ -76,8 +76,7 @@ class Scheduler:
         self.filling: Task | None = None
         self.waiting: deque[Task] = deque()
         self.capacity = 0
-        self._ages: dict[Task, int] = {}  # in the order in which rows were given
-        self._given = 0
+        self._by_age: list[Task] = []  # those with a row, in the order in which it was given
 
     @property
     def busy(self) -> bool:
@@ -125,8 +124,7 @@ class Scheduler:
         self.waiting.popleft()
         task.row, task.cached, task.turn = len(self.running), 0, 0
         self.filling = task
-        self._given += 1
-        self._ages[task] = self._given
+        self._by_age.append(task)
         return task
 
     def filled(self) -> None:
@@ -151,9 +149,7 @@ class Scheduler:
         if needed <= self.capacity:
             return []
         self.capacity = self.capacity_for(needed)
-        kept = [*self.running, *([self.filling] if self.filling else [])]
-        kept.sort(key=self._ages.__getitem__)
-        return kept[self.rows :][::-1]
+        return self._by_age[self.rows :][::-1]
 
     def leave(self, task: Task) -> list[tuple[int, int]]:
         """Take a task out; which rows are to be moved, (from, to), in this order."""
@@ -161,7 +157,7 @@ class Scheduler:
             self.waiting.remove(task)
             return []
         row, task.row = task.row, None
-        del self._ages[task]
+        self._by_age.remove(task)
         if task is self.filling:
             self.filling = None
             return []
