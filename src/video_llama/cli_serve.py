@@ -147,7 +147,6 @@ def serve(
                 quantization=quantization,
                 offline=offline or None,
             )
-        with loading():
             server = Server(assistant, policy)
         run_server(server, host, port, partial(_tell, with_page, no_page))
 

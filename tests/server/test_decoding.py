@@ -245,10 +245,14 @@ def test_a_decoder_that_was_taken_over_cannot_send_objects(pool, monkeypatch, pn
         "shapes": {"frames": [1, 1, 3, 2**20, 2**20]},
     }
     text = json.dumps(head).encode()
+    odd_shapes = ([], {"frames": [1e999, 1, 1, 1, 1]}, {"frames": [10**200, 10**200, 1, 1, 1]})
+    odd = [json.dumps({**head, "shapes": shapes}).encode() for shapes in odd_shapes]
+    odd.append(b"[" * 200_000)
     replies = [
         pickle.dumps(Evil()),
         b"m" + pickle.dumps(Evil()),
         b"m" + len(text).to_bytes(8, "big") + text,
+        *(b"m" + len(one).to_bytes(8, "big") + one for one in odd),
         b"m" + (2**60).to_bytes(8, "big"),
         b"m",
         b"r" + json.dumps(["KeyboardInterrupt", "x"]).encode(),

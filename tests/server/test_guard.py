@@ -205,6 +205,8 @@ def test_the_words_of_faults_are_not_told(api, ask, monkeypatch):
     assert "secret" not in answer.text
     assert "0x7f" not in answer.text
     assert answer.json()["error"]["type"] == "server_error"
+    with api.http() as http:
+        assert 'video_llama_requests_total{status="500"}' in http.get("/metrics").text
 
 
 def test_the_guard_is_in_front_of_web_sockets_too():

@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from video_llama.server.files import FileStore, StoredFile
 from video_llama.server.guard import Guard, GuardPolicy, RefusedBody
-from video_llama.server.metrics import CONTENT_TYPE
+from video_llama.server.metrics import CONTENT_TYPE, GONE
 from video_llama.server.protocol import (
     ChatCompletion,
     ChatRequest,
@@ -38,7 +38,6 @@ VERSION = metadata.version("video-llama")
 _LOG = logging.getLogger("video_llama.server")
 _STATUSES = (400, 401, 403, 404, 405, 408, 413, 422, 429, 500, 503)
 _TAGS = frozenset({"text", "parts", "body"})  # pydantic's, in the place of a fault
-_GONE = 499  # what the metrics call a request whose asker went away; nobody reads the response
 _PURPOSES = ("vision", "user_data", "assistants")
 _FORM = frozenset({"file", "purpose", "expires_after[anchor]", "expires_after[seconds]"})
 _SLACK = 30.0  # seconds beyond an answer's own for a client that reads slowly
@@ -87,7 +86,7 @@ def _add_chat(app: FastAPI, serving: Serving, started: int, bearer: list[Any]) -
     @app.post("/v1/chat/completions", response_model=ChatCompletion, dependencies=bearer)
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         """Answer a conversation about media."""
-        status = _GONE
+        status = 500  # unless it turns out otherwise
         try:
             reply = await _unless_gone(request, serving.begin(body, request.state.owner))
             if body.stream:
@@ -106,7 +105,8 @@ def _add_chat(app: FastAPI, serving: Serving, started: int, bearer: list[Any]) -
             status = refusal.status
             raise
         except _Gone:
-            return Response(status_code=_GONE)
+            status = GONE
+            return Response(status_code=status)
         finally:
             serving.metrics.requests.labels(str(status)).inc()
 

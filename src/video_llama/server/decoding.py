@@ -31,7 +31,7 @@ from video_llama.media.source import FrameFiles
 from video_llama.processing.processor import VideoLlamaProcessor
 from video_llama.server import forking
 from video_llama.server.refusal import MEDIA_CODES
-from video_llama.server.wire import pack, unpack
+from video_llama.server.wire import MALFORMED, pack, unpack
 
 _LOG = logging.getLogger("video_llama.server")
 _GIGABYTE = 1 << 30
@@ -68,7 +68,6 @@ class DecodingPool:
         self._context = forking.prepare()
         self._processor = pickle.dumps(processor)
         self._memory = memory
-        self.workers = workers
         self.replaced = 0
         self._closed = False
         self._lock = threading.Lock()
@@ -106,7 +105,7 @@ class DecodingPool:
             reply = worker.ask((source, options), options.limits.deadline + _GRACE, gone)
             usable = reply[:1] in (_MEDIUM, _REFUSED)
             return _understand(reply)
-        except (ValueError, TypeError, KeyError):
+        except MALFORMED:
             usable = False
             raise CorruptMediaError("the medium could not be decoded") from None
         finally:

@@ -5,19 +5,17 @@ Plain ASGI, in front of every route, so that no route can be forgotten.
 
 import asyncio
 import contextlib
-import hashlib
 import hmac
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from video_llama.server.refusal import Refusal, too_large
-from video_llama.server.web.door import LOGIN, Door
+from video_llama.server.web.door import LOGIN, Door, mark_of
 
 OPEN_PATHS = frozenset({"/health"})
 UPLOAD_PATHS = frozenset({"/v1/files", "/gradio_api/upload"})
@@ -64,7 +62,7 @@ class Guard:
     def __init__(self, app: ASGIApp, policy: GuardPolicy) -> None:
         self._app = app
         self._policy = policy
-        self._keys = [_mark(key) for key in policy.keys]
+        self._keys = [mark_of(key) for key in policy.keys]
         self._door = Door(self._keys) if policy.keys and policy.page else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -79,15 +77,15 @@ class Guard:
             try:
                 await self._door(scope, self._bounded(scope, receive), send)
             except RefusedBody as error:
-                await _answer(error.refusal, send)
+                await _response(error.refusal)(scope, receive, send)
             return
         refusal = self._refusal(scope) or self._announced(scope)
         if self._door is not None and refusal is not None and _is_browser(scope, refusal):
-            await self._door.ask(Headers(scope=scope), send)
+            await self._door.form(Headers(scope=scope))(scope, receive, send)
             return
         if refusal is not None:
             await _drain(receive)
-            await _answer(refusal, send)
+            await _response(refusal)(scope, receive, send)
             return
         await self._app(scope, self._bounded(scope, receive), send)
 
@@ -99,7 +97,7 @@ class Guard:
             scope.setdefault("state", {})["owner"] = ""
             return self._check_names(headers)
         scheme, _, key = headers.get("authorization", "").partition(" ")
-        given = _mark(key.strip()) if scheme.lower() == "bearer" else b""
+        given = mark_of(key.strip()) if scheme.lower() == "bearer" else b""
         # All are compared, and in constant time: neither which one nor how much of it was right
         # can be measured.
         matches = [hmac.compare_digest(given, known) for known in self._keys]
@@ -173,19 +171,9 @@ async def _drain(receive: Receive) -> None:
                     return
 
 
-async def _answer(refusal: Refusal, send: Send) -> None:
-    body = json.dumps(refusal.body).encode()
-    headers = {**refusal.headers, "Content-Type": "application/json", "Connection": "close"}
-    headers["Content-Length"] = str(len(body))
-    pairs: Sequence[tuple[bytes, bytes]] = [
-        (name.lower().encode(), value.encode()) for name, value in headers.items()
-    ]
-    await send({"type": "http.response.start", "status": refusal.status, "headers": pairs})
-    await send({"type": "http.response.body", "body": body})
-
-
-def _mark(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()
+def _response(refusal: Refusal) -> JSONResponse:
+    headers = {**refusal.headers, "Connection": "close"}
+    return JSONResponse(refusal.body, refusal.status, headers)
 
 
 def _host(netloc: str) -> str:

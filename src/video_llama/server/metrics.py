@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 if TYPE_CHECKING:
     from video_llama.server.serving import Serving
 
+GONE = 499  # the status of a request whose asker went away; nobody reads the response
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
@@ -18,7 +19,7 @@ class Metrics:
     """Counts of one server; another one in the same process has its own.
 
     Attributes:
-        requests: answers by the status they had; 499 for those whose asker went away.
+        requests: answers by the status they had; 499 where the asker went away first.
         first_token, between_tokens: seconds.
         prompt_tokens, reused_tokens, completion_tokens: of all answers.
         media_seconds: by step: "open" (fetch, read, checksum), "decode", "encode".

@@ -7,6 +7,7 @@ Legend: T frames, S side of a frame, C clips of a sound, M mel bins, F mel frame
 """
 
 import json
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -19,6 +20,15 @@ from video_llama.processing.conversation import MediaPart
 
 _LENGTH = 8  # bytes that tell how long the JSON is
 _LARGEST = 1 << 30  # values of one array
+# What reading a reply can raise that `pack` did not make.
+MALFORMED = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
 
 
 def pack(medium: ReadMedium) -> bytes:
@@ -44,13 +54,13 @@ def unpack(reply: bytes) -> ReadMedium:
     """The other way.
 
     Raises:
-        ValueError, TypeError, KeyError: it is not what `pack` makes.
+        MALFORMED: it is not what `pack` makes.
     """
     at = _LENGTH + int.from_bytes(reply[:_LENGTH], "big")
     head = json.loads(reply[_LENGTH:at])
     arrays: dict[str, torch.Tensor] = {}
     for name, shape in head["shapes"].items():
-        count = int(np.prod(_shape(shape), dtype=np.int64))
+        count = math.prod(_shape(shape))
         block = np.frombuffer(reply, np.float32, count, at)
         # A copy: the reply itself is read-only, and of any alignment.
         arrays[name] = torch.from_numpy(block.copy()).reshape(*shape)
@@ -69,7 +79,7 @@ def unpack(reply: bytes) -> ReadMedium:
 
 def _shape(shape: Any) -> list[int]:
     sizes = [int(size) for size in shape]
-    if len(sizes) != 5 or min(sizes) < 1 or int(np.prod(sizes, dtype=np.float64)) > _LARGEST:
+    if len(sizes) != 5 or min(sizes) < 1 or math.prod(sizes) > _LARGEST:
         raise ValueError("not the shape of a medium")
     return sizes
 

@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
+from starlette.responses import HTMLResponse, RedirectResponse
 from starlette.types import Receive, Scope, Send
 
 from video_llama.server.web.texts import Language, language_of
@@ -27,6 +28,11 @@ _MOST_SESSIONS = 10_000  # those opened first end
 _POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'"
 )
+_HEADERS = {
+    "cache-control": "no-store",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
 
 
 @dataclass(frozen=True)
@@ -82,11 +88,11 @@ class Door:
         if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
             return None
         given = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
-        return self._owners.get(_mark(given))
+        return self._owners.get(mark_of(given))
 
-    async def ask(self, headers: Headers, send: Send, *, wrong: bool = False) -> None:
-        """Send the form."""
-        language = language_of(headers.get("accept-language", "").partition(",")[0])
+    def form(self, headers: Headers, *, wrong: bool = False) -> HTMLResponse:
+        """Asks for the key."""
+        language = language_of(headers.get("accept-language"))
         words = _WORDS[language]
         body = _PAGE.format(
             language=language,
@@ -96,27 +102,28 @@ class Door:
             wrong=f"<p>{html.escape(words.wrong)}</p>\n" if wrong else "",
         )
         more = {
-            "content-type": "text/html; charset=utf-8",
+            **_HEADERS,
             "content-security-policy": _POLICY,
             "www-authenticate": "Bearer",
         }
-        await _respond(send, 401, body.encode(), more)
+        return HTMLResponse(body, 401, more)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The form comes back."""
         headers = Headers(scope=scope)
         key = await _read_key(receive) if scope["method"] == "POST" else ""
-        mark = _mark(key)
+        mark = mark_of(key)
         matches = [hmac.compare_digest(mark, known) for known in self._marks]  # all of them
         if not any(matches):
-            await self.ask(headers, send, wrong=bool(key))
+            await self.form(headers, wrong=bool(key))(scope, receive, send)
             return
         session = secrets.token_urlsafe(32)
-        self._owners[_mark(session)] = mark.hex()
+        self._owners[mark_of(session)] = mark.hex()
         if len(self._owners) > _MOST_SESSIONS:
             self._owners.popitem(last=False)
         cookie = f"{COOKIE}={session}; Path=/; HttpOnly; SameSite=Strict"
-        await _respond(send, 303, b"", {"location": "/", "set-cookie": cookie})
+        opened = RedirectResponse("/", 303, {**_HEADERS, "set-cookie": cookie})
+        await opened(scope, receive, send)
 
 
 async def _read_key(receive: Receive) -> str:
@@ -131,18 +138,6 @@ async def _read_key(receive: Receive) -> str:
     return parse_qs(body.decode("utf-8", "replace")).get("key", [""])[0].strip()
 
 
-async def _respond(send: Send, status: int, body: bytes, headers: dict[str, str]) -> None:
-    whole = {
-        **headers,
-        "content-length": str(len(body)),
-        "cache-control": "no-store",
-        "referrer-policy": "no-referrer",
-        "x-content-type-options": "nosniff",
-    }
-    pairs = [(name.encode(), value.encode()) for name, value in whole.items()]
-    await send({"type": "http.response.start", "status": status, "headers": pairs})
-    await send({"type": "http.response.body", "body": body})
-
-
-def _mark(text: str) -> bytes:
+def mark_of(text: str) -> bytes:
+    """SHA-256: it tells a key again, and not what it is."""
     return hashlib.sha256(text.encode()).digest()

@@ -251,8 +251,7 @@ class Page:
     # In which language
 
     def _greet(self, request: gr.Request) -> list[Any]:
-        accepted = request.headers.get("accept-language", "").partition(",")[0]
-        return self._names(language_of(accepted), [])
+        return self._names(language_of(request.headers.get("accept-language")), [])
 
     def _rename(self, language: Language, talk: Talk) -> list[Any]:
         return self._names(language, _messages(talk, TEXTS[language]))

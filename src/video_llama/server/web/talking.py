@@ -15,13 +15,13 @@ from pydantic import ValidationError
 from video_llama.engine.request import Finished
 from video_llama.processing.processor import VideoLlamaProcessor
 from video_llama.server.files import FileStore
+from video_llama.server.metrics import GONE
 from video_llama.server.refusal import Refusal
 from video_llama.server.serving import Look, Reply, Serving
 from video_llama.server.web.conversation import Medium, Seen, Talk, Turn, Wishes
 from video_llama.server.web.seen import see
 
 _PAUSE = 0.08  # seconds between two looks at an answer: more than eyes can follow
-_GONE = 499  # as in app.py
 
 
 class Talker:
@@ -57,12 +57,15 @@ class Talker:
         Whoever leaves early stops it: the place is free at once, and what was said stays.
         """
         turn = talk.turns[-1]
-        status = _GONE
+        status = 500  # unless it turns out otherwise
         try:
             async with aclosing(self._answer(owner, talk, wishes)) as steps:
                 async for _ in steps:
                     yield
             status = 200
+        except (asyncio.CancelledError, GeneratorExit):
+            status = GONE
+            raise
         except Refusal as refusal:
             status = refusal.status
             turn.state, turn.note = "failed", refusal.message

@@ -8,8 +8,8 @@ LANGUAGES: dict[Language, str] = {"en": "English", "ru": "Русский", "zh":
 
 
 def language_of(wanted: str | None) -> Language:
-    """The language for a browser that says "ru-RU"; English for one that speaks none of ours."""
-    first = (wanted or "").lower().partition("-")[0]
+    """The first language of a browser that accepts "ru-RU,ru;q=0.9"; English if it is not ours."""
+    first = (wanted or "").lower().partition(",")[0].partition("-")[0]
     return next((known for known in LANGUAGES if known == first), "en")
 
 
