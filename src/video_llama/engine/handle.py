@@ -1,6 +1,7 @@
 """The asker's end of a request: its pieces as they come, and the right to call it off."""
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -73,7 +74,9 @@ class Handle:
         events: asyncio.Queue[Event] = asyncio.Queue()
 
         def pass_on(event: Event) -> None:
-            if not loop.is_closed():
+            # A loop that is closed, whenever that was, has nobody left who waits; and what is
+            # raised here would end the answers of others.
+            with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(events.put_nowait, event)
 
         self.add_listener(pass_on)
