@@ -85,7 +85,7 @@ def test_a_client_that_hangs_up_while_its_media_are_read(
     time.sleep(0.3)
     connection.close()
     eventually(lambda: running.open_requests() == 0)
-    eventually(lambda: running.server.decoders.process_ids != [process])
+    eventually(lambda: running.server.decoders.process_ids != [process], 60)
     assert running.client().chat.completions.create(**ask(film(clip_path, data_url))).choices
 
 
