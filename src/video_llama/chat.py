@@ -23,6 +23,7 @@ from video_llama.answer import Answer, MediaUse
 from video_llama.attachment import Attachment, MediaOptions
 from video_llama.checkpoints.load import load_model, load_processor, resolve
 from video_llama.engine.engine import Engine
+from video_llama.engine.features import FeatureCache
 from video_llama.engine.request import Request
 from video_llama.errors import PromptError
 from video_llama.generation import GenerationOptions
@@ -54,11 +55,12 @@ class VideoLlama:
         model: VideoLlamaForConditionalGeneration,
         processor: VideoLlamaProcessor,
         name: str = "",
+        features: FeatureCache | None = None,
     ) -> None:
         self.model = model.eval()
         self.processor = processor
         self.name = name
-        self.media = MediaCache(model, processor)
+        self.media = MediaCache(model, processor, features)
         self._engine: Engine | None = None
         self._lock = threading.Lock()
 
@@ -70,6 +72,7 @@ class VideoLlama:
         dtype: str = "auto",
         quantization: str | None = None,
         offline: bool | None = None,
+        features: FeatureCache | None = None,
     ) -> Self:
         """Load a model with its processor.
 
@@ -81,6 +84,8 @@ class VideoLlama:
             quantization: "int8" keeps the weights of the language model in 8 bits; None as they
                 are.
             offline: True never asks the hub; None asks HF_HUB_OFFLINE.
+            features: where what the encoders made of media is kept; None is in memory. With
+                `FeatureCache(files=FeatureFiles(folder))` it outlives the process.
 
         Raises:
             CheckpointError: there is no such model, or its files do not fit.
@@ -91,7 +96,7 @@ class VideoLlama:
         loaded = load_model(directory, device=device, dtype=dtype)
         if quantization == "int8":
             quantize_linear_layers(loaded.language_model)
-        return cls(loaded, load_processor(directory), name=str(model))
+        return cls(loaded, load_processor(directory), name=str(model), features=features)
 
     @property
     def engine(self) -> Engine:

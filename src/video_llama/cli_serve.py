@@ -16,6 +16,7 @@ from video_llama.terminal import loading, prepare_libraries, reporting, write
 KEY_VARIABLE = "VIDEO_LLAMA_API_KEY"
 SHORTEST_KEY = 8  # characters
 MEGABYTE = 1 << 20
+GIGABYTE = 1 << 30
 
 
 def serve(
@@ -69,6 +70,15 @@ def serve(
     file_hours: Annotated[
         float, typer.Option(min=0.01, metavar="X", help="Uploaded files are kept so long.")
     ] = 24.0,
+    feature_folder: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="What the encoders made of media is kept here, over restarts."
+        ),
+    ] = None,
+    feature_disk: Annotated[
+        float, typer.Option(min=0.01, metavar="GB", help="Largest size of that folder.")
+    ] = 4.0,
     no_page: Annotated[bool, typer.Option("--no-page", help="The API alone.")] = False,
     device: Annotated[
         str, typer.Option(metavar="DEVICE", help="'auto', 'cpu', 'cuda', 'cuda:1', ...")
@@ -110,6 +120,7 @@ def serve(
         prepare_libraries()
         with loading():
             from video_llama.chat import VideoLlama
+            from video_llama.engine.features import FeatureCache, FeatureFiles
             from video_llama.media.source import SourcePolicy
             from video_llama.server.files import StoragePolicy
             from video_llama.server.gate import GatePolicy
@@ -136,9 +147,18 @@ def serve(
             ),
             slots=slots,
             decoders=decoders,
-            decoder_bytes=round(decoder_memory * (1 << 30)),
+            decoder_bytes=round(decoder_memory * GIGABYTE),
             page=with_page,
         )
+        files = None
+        if feature_folder is not None:
+            try:
+                files = FeatureFiles(feature_folder, max_bytes=round(feature_disk * GIGABYTE))
+            except OSError as error:
+                raise OptionError(
+                    f"{feature_folder} cannot be used: {error.strerror}; name a folder that may "
+                    "be written to"
+                ) from error
         with loading():
             assistant = VideoLlama.load(
                 model,
@@ -146,6 +166,7 @@ def serve(
                 dtype=dtype,
                 quantization=quantization,
                 offline=offline or None,
+                features=FeatureCache(files=files),
             )
             server = Server(assistant, policy)
         run_server(server, host, port, partial(_tell, with_page, no_page))

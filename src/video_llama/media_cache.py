@@ -54,7 +54,7 @@ class MediaCache:
         processor: VideoLlamaProcessor,
         features: FeatureCache | None = None,
     ) -> None:
-        self.features = FeatureCache(device=model.device) if features is None else features
+        self.features = FeatureCache() if features is None else features
         self._model = model
         self._processor = processor
         self._weights = Fingerprint([model.vision_branch, model.audio_branch])
@@ -120,7 +120,8 @@ class MediaCache:
         if new:
             return replace(new[0], key=key)
         seconds = searched + time.perf_counter() - started
-        return replace(unpack(features), key=key, decode_seconds=seconds)
+        known = unpack(features, self._model.device)
+        return replace(known, key=key, decode_seconds=seconds)
 
     def _key(self, digest: str, options: MediaOptions) -> str:
         # From where a medium may be fetched changes nothing of what it is.
@@ -140,16 +141,17 @@ def pack(attachment: Attachment) -> Features:
     )
 
 
-def unpack(features: Features) -> Attachment:
+def unpack(features: Features, device: torch.device) -> Attachment:
     """The attachment that was kept; it has taken no time."""
+    tensors = {name: tensor.to(device) for name, tensor in features.tensors.items()}
     part = features.facts["part"]
     times = None if part["times"] is None else tuple(part["times"])
     return Attachment(
         part=MediaPart(part["kind"], sound=part["sound"], times=times),
         use=MediaUse(**features.facts["use"]),
         warnings=tuple(features.facts["warnings"]),
-        video_features=features.tensors.get("video"),
-        audio_features=features.tensors.get("audio"),
+        video_features=tensors.get("video"),
+        audio_features=tensors.get("audio"),
         decode_seconds=0.0,
         encode_seconds=0.0,
     )

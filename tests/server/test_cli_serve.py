@@ -1,12 +1,14 @@
 """`video-llama serve`: what it refuses to start with, and how it ends."""
 
+import contextlib
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx2 as httpx
@@ -55,6 +57,15 @@ def test_a_folder_that_is_not_there(run, tmp_path: Path, tiny_model_dir: Path) -
     assert "no folder" in err
 
 
+def test_a_folder_for_features_that_cannot_be(run, tmp_path: Path, tiny_model_dir: Path) -> None:
+    taken = tmp_path / "file"
+    taken.touch()
+    status, _, err = run("serve", tiny_model_dir, "--feature-folder", taken)
+    assert status == 1
+    assert "may be written to" in err
+    assert len(err.splitlines()) == 1
+
+
 def test_a_name_is_never_a_path() -> None:
     assert default_name("/home/somebody/models/mine") == "mine"
     assert default_name("nano") == "nano"
@@ -62,35 +73,66 @@ def test_a_name_is_never_a_path() -> None:
 
 
 @pytest.fixture
-def process(tiny_model_dir: Path) -> Iterator[tuple[subprocess.Popen, str]]:
-    """A server of its own process, and where it is."""
+def process(tiny_model_dir: Path, tmp_path: Path) -> Iterator[Callable[[], tuple]]:
+    """Starts a server of its own process; gives it and a client once it is ready."""
     command = [sys.executable, "-m", "video_llama", "serve", str(tiny_model_dir)]
     options = ["--port", "0", "--name", "tiny", "--decoders", "1"]
+    kept = ["--feature-folder", str(tmp_path / "features")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", cli_serve.KEY_VARIABLE: KEY}
-    with subprocess.Popen(
-        [*command, *options], stderr=subprocess.PIPE, text=True, env=environment
-    ) as started:
-        assert started.stderr is not None
-        line = started.stderr.readline()
-        found = re.search(r"http://127\.0\.0\.1:\d+", line)
-        assert found, line
-        yield started, found[0]
-        started.kill()
+    with contextlib.ExitStack() as stack:
+
+        def start() -> tuple[subprocess.Popen, httpx.Client]:
+            started = subprocess.Popen(
+                [*command, *options, *kept], stderr=subprocess.PIPE, text=True, env=environment
+            )
+            stack.enter_context(started)
+            stack.callback(started.kill)
+            assert started.stderr is not None
+            line = started.stderr.readline()
+            found = re.search(r"http://127\.0\.0\.1:\d+", line)
+            assert found, line
+            headers = {"Authorization": f"Bearer {KEY}"}
+            http = httpx.Client(base_url=found[0], headers=headers, timeout=60)
+            stack.enter_context(http)
+            eventually_ready(http)
+            return started, http
+
+        yield start
 
 
-def test_sigterm_ends_it_after_the_answers_that_run(process, eventually, ask, png, data_url):
-    started, url = process
-    headers = {"Authorization": f"Bearer {KEY}"}
-    with httpx.Client(base_url=url, headers=headers, timeout=60) as http:
-        eventually(lambda: http.get("/ready").status_code == 200, 60)
-        part = {"type": "image_url", "image_url": {"url": data_url(png())}}
-        body = ask(part, max_completion_tokens=400, stream=True)
-        with http.stream("POST", "/v1/chat/completions", json=body) as answer:
-            lines = answer.iter_lines()
-            first = json.loads(next(lines).removeprefix("data: "))
-            assert first["model"] == "tiny"
-            started.send_signal(signal.SIGTERM)
-            rest = [line for line in lines if line]
+def eventually_ready(http: httpx.Client) -> None:
+    end = time.monotonic() + 60
+    while http.get("/ready").status_code != 200:
+        assert time.monotonic() < end, "it is not ready"
+        time.sleep(0.05)
+
+
+def test_a_folder_of_features_outlives_the_server(process, ask, png, data_url):
+    body = ask({"type": "image_url", "image_url": {"url": data_url(png())}})
+    answers, found = [], []
+    for _ in range(2):
+        started, http = process()
+        said = http.post("/v1/chat/completions", json=body).raise_for_status()
+        answers.append(said.json()["choices"][0]["message"]["content"])
+        lines = http.get("/metrics").text.splitlines()
+        name = "video_llama_feature_cache_misses_total "
+        found += [float(line.removeprefix(name)) for line in lines if line.startswith(name)]
+        started.terminate()
+        assert started.wait(30) == 0
+    assert found == [2, 0]  # the picture, and the one a server warms up with
+    assert answers[0] == answers[1]
+
+
+def test_sigterm_ends_it_after_the_answers_that_run(process, ask, png, data_url):
+    started, http = process()
+    part = {"type": "image_url", "image_url": {"url": data_url(png())}}
+    body = ask(part, max_completion_tokens=400, stream=True)
+    with http.stream("POST", "/v1/chat/completions", json=body) as answer:
+        lines = answer.iter_lines()
+        first = json.loads(next(lines).removeprefix("data: "))
+        assert first["model"] == "tiny"
+        started.send_signal(signal.SIGTERM)
+        rest = [line for line in lines if line]
     assert rest[-1] == "data: [DONE]"
     assert started.wait(30) == 0
     assert "Traceback" not in started.stderr.read()

@@ -49,8 +49,7 @@ class FeatureCache:
 
     Args:
         memory_bytes: in memory at most.
-        files: a folder of them, too.
-        device: where tensors that come from files are put.
+        files: a folder of them, too. Tensors that come from there are on the CPU.
 
     Attributes:
         hits, misses: how often something was there, or being made; and was not.
@@ -60,14 +59,12 @@ class FeatureCache:
         self,
         memory_bytes: int = MEMORY_BYTES,
         files: "FeatureFiles | None" = None,
-        device: torch.device | None = None,
     ) -> None:
         self.memory_bytes = memory_bytes
         self.hits = 0
         self.misses = 0
         self.nbytes = 0
         self._files = files
-        self._device = device
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, Features] = OrderedDict()
         self._being_made: dict[str, Future[Features]] = {}
@@ -108,7 +105,7 @@ class FeatureCache:
             self.nbytes = 0
 
     def _find_or_make(self, key: str, make: Callable[[], Features]) -> Features:
-        found = None if self._files is None else self._files.load(key, self._device)
+        found = None if self._files is None else self._files.load(key)
         with self._lock:
             if found is None:
                 self.misses += 1
@@ -143,7 +140,7 @@ class FeatureFiles:
         self.max_bytes = max_bytes
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
-    def load(self, key: str, device: torch.device | None = None) -> Features | None:
+    def load(self, key: str) -> Features | None:
         """What is there, None if nothing sound is."""
         path = self._path(key)
         try:
@@ -155,8 +152,6 @@ class FeatureFiles:
             return None
         with contextlib.suppress(FileNotFoundError):  # another process made room
             os.utime(path)
-        if device is not None:
-            tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
         return Features(tensors, facts)
 
     def save(self, key: str, features: Features) -> None:
