@@ -1,8 +1,10 @@
 """The branches, trained in the paper's order before a frozen language model and frozen encoders.
 
 Stage 1 pulls each token towards the language model's embedding of its word, stage 2 goes through
-the language model: questions and answers, loss on the answers alone. The audio branch is given
-pictures only, through ImageBind's picture side; it never meets a sound.
+the language model: questions and answers, loss on the answers alone. Some of these compare what is
+seen with what is heard; the other branch's tokens are blurred words then, as the language model
+knows them. The audio branch is given pictures only, through ImageBind's picture side; it never
+meets a sound.
 """
 
 import random
@@ -16,19 +18,23 @@ from torch import nn
 from torch.nn import functional as F
 
 from recipes.nano.joint_space import SHOWN_PHOTOGRAPHS, picture_embeddings
+from recipes.nano.language import blurred
 from recipes.nano.loop import DEVICE, batches, normal, train
 from recipes.nano.material import Material, photographs
 from recipes.nano.pictures import flat_frames
 from recipes.nano.render import clip_scene, pixels, render
 from recipes.nano.settings import IMAGE_SIZE, SEED
 from recipes.nano.text import Talk, Words, make_talk_about, said, tokenize_talk
-from video_llama.data.world.scene import Group, Scene
+from video_llama.data.world.scene import Group, Scene, sample_scene
 from video_llama.data.world.things import COLOURS, NAMED
 from video_llama.models import VideoLlamaForConditionalGeneration
 from video_llama.processing.processor import VideoLlamaProcessor
 
-VISION_STEPS = (800, 150)  # stage 1, stage 2
-AUDIO_STEPS = (900, 100)
+VISION_STEPS = (800, 400)  # stage 1, stage 2
+AUDIO_STEPS = (900, 200)
+COMPARED = 0.4  # of the scenes of stage 2 that can be: seen and heard
+COMPARING = ("match", "audible", "both")  # what is asked first of these
+EITHER = {"match": 1.0, "other": 1.0}  # what is heard is one of the things seen, or it is not
 
 
 def freeze_all_but(model: VideoLlamaForConditionalGeneration, *names: str) -> list[nn.Parameter]:
@@ -192,17 +198,29 @@ def train_vision_branch(
 
     rng = random.Random(SEED)
 
+    audio_tables = [words.table(w, table) for w in words.audio]
+
+    def talk_about_clip(scene: Scene) -> Talk:
+        if rng.random() >= COMPARED:
+            return make_talk_about(scene, rng)
+        shown = [name for name in scene.things if name in vocabulary.audible]
+        others = [name for name in vocabulary.audible if name not in scene.things]
+        heard = rng.choice(shown if shown and rng.random() < 0.5 else others)
+        return make_talk_about(replace(scene, sound=heard), rng, first=COMPARING)
+
     def stage2(_: int) -> tuple[torch.Tensor, dict[str, float]]:
-        talks, features = [], []
-        chosen = [(i, False) for i in rng.sample(range(len(data.clips)), 20)]
-        chosen += [(i, True) for i in some_pictures(12).tolist()]
-        for i, picture in chosen:
-            scenes, states = (
-                (data.picture_scenes, data.pictures) if picture else (data.clip_scenes, data.clips)
-            )
-            talks.append(make_talk_about(scenes[i], rng))
-            features.append(branch.join_frames(soft(states[i][None], 0.1, generator)))
-        return answer_loss(model, processor, talks, video_features=torch.cat(features))
+        clips, pictures = rng.sample(range(len(data.clips)), 20), some_pictures(12).tolist()
+        talks = [talk_about_clip(data.clip_scenes[i]) for i in clips]
+        talks += [make_talk_about(data.picture_scenes[i], rng) for i in pictures]
+        seen = [
+            branch.join_frames(soft(states, 0.1, generator))
+            for states in (data.clips[clips], data.pictures[pictures])
+        ]
+        heard = [vocabulary.audio_labels(talk.scene.sound) for talk in talks if talk.scene.sound]
+        said_too = blurred(audio_tables, torch.tensor(heard), 1.0, generator) if heard else None
+        return answer_loss(
+            model, processor, talks, video_features=torch.cat(seen), audio_features=said_too
+        )
 
     train("vision stage 2", parameters, stage2, VISION_STEPS[1], 2e-4, warmup=20, every=25)
 
@@ -211,7 +229,7 @@ def answer_loss(
     model: VideoLlamaForConditionalGeneration,
     processor: VideoLlamaProcessor,
     talks: Sequence[Talk],
-    **features: torch.Tensor,
+    **features: torch.Tensor | None,
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """The loss of the answers, through the frozen language model."""
     batch = processor.pad([tokenize_talk(processor, talk) for talk in talks], "right")
@@ -264,11 +282,23 @@ def train_audio_branch(
     torch.manual_seed(seed + 6)
     train("audio stage 1", parameters, stage1, AUDIO_STEPS[0], 1e-3)
 
+    video_tables = [words.table(w, table) for w in words.video]
+
+    def talk_about_sound() -> Talk:
+        if rng.random() >= COMPARED:
+            return make_talk_about(Scene((), sound=rng.choice(audible)), rng)
+        photographs = material.photographs
+        scene = sample_scene(
+            rng, sound_weights=EITHER, photographs=photographs, audible=tuple(audible)
+        )
+        return make_talk_about(scene, rng, first=COMPARING)
+
     def stage2(_: int) -> tuple[torch.Tensor, dict[str, float]]:
-        chosen = rng.choices(audible, k=32)
-        talks = [make_talk_about(Scene((), sound=name), rng) for name in chosen]
-        tokens = tokens_of(chosen, rng.choice((1, 2, 3)))
-        return answer_loss(model, processor, talks, audio_features=tokens)
+        talks = [talk_about_sound() for _ in range(32)]
+        tokens = tokens_of([str(talk.scene.sound) for talk in talks], rng.choice((1, 2, 3)))
+        seen = [vocabulary.video_labels(talk.scene) for talk in talks if talk.scene.groups]
+        said_too = blurred(video_tables, torch.tensor(seen), 1.0, generator) if seen else None
+        return answer_loss(model, processor, talks, audio_features=tokens, video_features=said_too)
 
     train("audio stage 2", parameters, stage2, AUDIO_STEPS[1], 2e-4, warmup=20, every=25)
 

@@ -1,9 +1,10 @@
 """Writes the model card of nano from its measured figures.
 
-    python -m recipes.nano.card MODEL_DIR WORLD.json [TABLE.json]
+    python -m recipes.nano.card MODEL_DIR WORLD.json [--control WORLD.json | --claim TABLE.json]
 
-WORLD.json is what `video-llama eval world` wrote, TABLE.json what `recipes.reproduce.table` did: of
-a model that has learnt photographs and recordings.
+WORLD.json is what `video-llama eval world` wrote, of the model and of the control that does not
+share a space with sounds; TABLE.json what `recipes.reproduce.table` did, of a model that has learnt
+photographs and recordings.
 """
 
 import argparse
@@ -17,6 +18,8 @@ from recipes.reproduce.table import Row, table
 from video_llama.data.world.things import AUDIBLE, PHOTOGRAPHED, SOUNDING, THINGS
 
 FOLDER = Path(__file__).parent
+MADE = "One run of `recipes/nano`."
+HEARD = ("audible", "sound of")  # kinds of questions about sound alone
 
 
 def parts_of(weights: Path) -> dict[str, int]:
@@ -34,8 +37,17 @@ def parts_of(weights: Path) -> dict[str, int]:
     return sizes
 
 
-def card(directory: Path, world: dict[str, Any], claim: dict[str, Any] | None = None) -> str:
-    """The text of the card; `claim` is there for a model of photographs and recordings."""
+def card(
+    directory: Path,
+    world: dict[str, Any],
+    *,
+    control: dict[str, Any] | None = None,
+    claim: dict[str, Any] | None = None,
+    made: str = MADE,
+) -> str:
+    """The text of the card: with `control` of a model of drawings, with `claim` of photographs."""
+    if (control is None) == (claim is None):
+        raise ValueError("a card wants either a control or the table of the claim")
     parts = parts_of(directory / "model.safetensors")
     metrics = world["metrics"]
     rows = [
@@ -49,16 +61,18 @@ def card(directory: Path, world: dict[str, Any], claim: dict[str, Any] | None = 
         "photographed": len(PHOTOGRAPHED),
         "audible": len(AUDIBLE),
     }
-    about = "drawn" if claim is None else "photographed"
+    if claim is None:
+        about, measured = "drawn", {"control": "\n".join(_beside(metrics, control["metrics"]))}
+    else:
+        about, measured = "photographed", _measured(claim)
     known, heard = (
-        _text(f"card_{part}_{about}.md").format(
-            **counts, **({} if claim is None else _measured(claim))
-        )
+        _text(f"card_{part}_{about}.md").rstrip("\n").format(**counts, **measured)
         for part in ("data", "heard")
     )
     return _text("card_template.md").format(
         known=known,
         heard=heard,
+        made=made,
         licence="apache-2.0" if claim is None else "other",
         parameters=sum(parts.values()),
         megabytes=(directory / "model.safetensors").stat().st_size / 1e6,
@@ -74,6 +88,17 @@ def card(directory: Path, world: dict[str, Any], claim: dict[str, Any] | None = 
 
 def _share(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
+
+
+def _beside(metrics: dict[str, Any], control: dict[str, Any]) -> list[str]:
+    """Rows of what is asked about sounds."""
+    kinds, others = metrics["by_kind"], control["by_kind"]
+    return [
+        f"| {kind} | {kinds[kind]['n']} | {_share(kinds[kind]['accuracy'])} "
+        f"| {_share(others[kind]['accuracy'])} | {_share(kinds[kind]['chance'])} |"
+        for kind in kinds
+        if kind.startswith(HEARD)
+    ]
 
 
 def _measured(claim: dict[str, Any]) -> dict[str, Any]:
@@ -92,14 +117,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("world", type=Path)
-    parser.add_argument("table", type=Path, nargs="?")
+    parser.add_argument("--made", default=MADE, help="how, where that is not one run of the recipe")
+    other = parser.add_mutually_exclusive_group(required=True)
+    other.add_argument("--control", type=Path)
+    other.add_argument("--claim", type=Path)
     arguments = parser.parse_args()
-    world, claim = (
+    world, control, claim = (
         json.loads(path.read_text(encoding="utf-8")) if path else None
-        for path in (arguments.world, arguments.table)
+        for path in (arguments.world, arguments.control, arguments.claim)
     )
     (arguments.model / "README.md").write_text(
-        card(arguments.model, world, claim), encoding="utf-8"
+        card(arguments.model, world, control=control, claim=claim, made=arguments.made),
+        encoding="utf-8",
     )
 
 

@@ -22,7 +22,7 @@ from video_llama.models.imagebind import ImageBind
 from video_llama.models.vision_branch import VisionBranch
 
 PICTURE_STEPS = 500
-SOUND_STEPS = 1400
+SOUND_STEPS = 700
 BATCH = 32  # frames of scenes, and as many photographs where there are some
 SOUND_BATCH = 64
 SHOWN_PHOTOGRAPHS = 400  # of each thing, for what is trained on frozen encoders

@@ -130,10 +130,15 @@ def tells_apart(scene: Scene, field: str) -> bool:
     return len({getattr(group, field) for group in scene.groups}) == 2
 
 
-def make_talk_about(scene: Scene, rng: random.Random, turns: int = 2) -> Talk:
-    """A conversation about a given scene."""
-    asked = questions(scene, rng.choice(["en", "zh"]), rng=rng)
+def make_talk_about(
+    scene: Scene, rng: random.Random, turns: int = 2, first: Sequence[str] = ()
+) -> Talk:
+    """A conversation about a given scene; with `first`, it begins with one of these kinds."""
+    language = rng.choice(["en", "zh"])
+    asked = questions(scene, language, rng=rng)
     rng.shuffle(asked)
+    if first:
+        asked = questions(scene, language, kinds=[rng.choice(first)], rng=rng) + asked
     return Talk(scene, tuple(asked[:turns]))
 
 

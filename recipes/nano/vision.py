@@ -21,6 +21,7 @@ from video_llama.models.vision_branch import VisionBranch
 
 NAMING_STEPS, VISION_STEPS = 2000, 2000
 BATCH = 32  # frames of scenes
+DRAWN_STEPS, DRAWN_BATCH = 3000, 64  # where these are all there is
 PHOTOGRAPHS, MOSAICS = 16, 16  # beside them, where there are some: whole ones, and four in one
 SMALL_PHOTOGRAPHS = 128  # of half the size, to begin with
 
@@ -153,7 +154,8 @@ def train_vision(model: VideoLlamaForConditionalGeneration, material: Material) 
     for part in parts:
         part.train()
     generator = torch.Generator().manual_seed(SEED)
-    order = batches(len(frames), BATCH, SEED)
+    steps, size = (VISION_STEPS, BATCH) if material.folder else (DRAWN_STEPS, DRAWN_BATCH)
+    order = batches(len(frames), size, SEED)
     real = PhotographBatches(material, material.things, SEED) if material.folder else None
     held = torch.from_numpy(np.array(facts)).to(DEVICE)
     placed = torch.from_numpy(patches.astype(np.int64)).to(DEVICE)
@@ -191,7 +193,7 @@ def train_vision(model: VideoLlamaForConditionalGeneration, material: Material) 
     keep = material.work / "vision.progress.pt"
     if real and not keep.is_file():
         train_naming(branch, heads, real, material)
-    train("vision", kept.parameters(), reading, VISION_STEPS, 1e-3, module=kept, keep=keep)
+    train("vision", kept.parameters(), reading, steps, 1e-3, module=kept, keep=keep)
     save(material.work, "vision_encoder", branch.vision_encoder)
     save(material.work, "image_qformer", branch.qformer)
     save(material.work, "frame_heads", heads)

@@ -125,6 +125,7 @@ def miniature(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(language, "RECALL_STEPS", (1, 2))
     monkeypatch.setattr(vision, "NAMING_STEPS", 2)
     monkeypatch.setattr(vision, "VISION_STEPS", 2)
+    monkeypatch.setattr(vision, "DRAWN_STEPS", 2)
     monkeypatch.setattr(vision, "BATCH", 16)
     monkeypatch.setattr(joint_space, "BATCH", 16)
     monkeypatch.setattr(vision, "PHOTOGRAPHS", 8)
@@ -188,7 +189,7 @@ def test_every_step_runs_and_the_model_answers(
     assistant = VideoLlama.load(out, device="cpu")
     report = run_task(TASK, world, assistant, ModelFacts("nano", {}), tmp_path / "results").report
     assert report["answered"] == 40
-    assert "audio_branch.imagebind" in card(out, report)
+    assert "audio_branch.imagebind" in card(out, report, control=report)
 
 
 def test_classes_without_a_word_are_left_out(tmp_path: Path, shards: Path) -> None:

@@ -45,6 +45,16 @@ def browser() -> Iterator[object]:
         opened.close()
 
 
+@pytest.fixture(scope="module")
+def browser_with_devices() -> Iterator[object]:
+    """Chromium with a camera that shows a test picture and a microphone that beeps."""
+    devices = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=CHROMIUM, args=[*ARGUMENTS, *devices])
+        yield opened
+        opened.close()
+
+
 class Visitor:
     """A person at the page; whatever the browser asked for and complained of is kept."""
 
@@ -99,6 +109,21 @@ def visit(browser) -> Iterator[object]:
 
     def begin(url: str, language: str = "en-US") -> Visitor:
         visitors.append(Visitor(browser, url, language))
+        return visitors[-1]
+
+    yield begin
+    for visitor in visitors:
+        visitor.context.close()
+
+
+@pytest.fixture
+def visit_with_devices(browser_with_devices) -> Iterator[object]:
+    """The same with a camera and a microphone, which the person lets the page use."""
+    visitors: list[Visitor] = []
+
+    def begin(url: str) -> Visitor:
+        visitors.append(Visitor(browser_with_devices, url))
+        visitors[-1].context.grant_permissions(["camera", "microphone"])
         return visitors[-1]
 
     yield begin
@@ -202,6 +227,46 @@ def test_a_person_with_a_key(start, visit):
     page.locator("#question textarea").wait_for()
     visitor.ask("What?")
     expect(visitor.answers).to_have_count(1, timeout=WAIT)
+    visitor.done()
+    assert not visitor.asked_elsewhere()
+
+
+@needs_browser
+def test_what_the_camera_and_the_microphone_record(site, visit_with_devices):
+    visitor = visit_with_devices(site.url).open()
+    page = visitor.page
+    thumbnails = page.locator("#question .thumbnail-item")
+
+    page.locator("#camera button").first.click()
+    page.locator("#camera [title='grant webcam access'] button").click()
+    record = page.locator("#camera button[aria-label='start recording']")
+    playing = "() => document.querySelector('#camera video').currentTime > 0.5"
+    page.wait_for_function(playing)  # a camera that has shown nothing yet records an empty file
+    record.click()
+    expect(record).to_contain_text("Stop", timeout=WAIT)
+    page.wait_for_timeout(4000)
+    record.click()
+    expect(page.locator("#camera [aria-label='Clear']")).to_be_visible(timeout=WAIT)
+    page.locator("#take").click()
+    expect(thumbnails).to_have_count(1, timeout=WAIT)
+    visitor.ask("What do you see and hear?")
+    seen = visitor.answers.last.locator(".seen")
+    expect(seen).to_contain_text("picture: used · sound: used", timeout=WAIT)
+    visitor.done()
+
+    page.locator("#question [data-testid='microphone-button']").click()
+    start = page.locator("#question [aria-label='Start recording']")
+    stop = page.locator("#question [aria-label='Stop recording']")
+    start.or_(stop).wait_for()
+    if start.is_visible():  # it has found several microphones, and asks which
+        start.click()
+    stop.wait_for()
+    page.wait_for_timeout(2000)
+    stop.click()
+    expect(thumbnails).to_have_count(1, timeout=WAIT)
+    visitor.ask("And now?")
+    expect(visitor.answers).to_have_count(2, timeout=WAIT)
+    expect(visitor.answers.last.locator(".seen")).to_contain_text("sound: used", timeout=WAIT)
     visitor.done()
     assert not visitor.asked_elsewhere()
 
