@@ -263,6 +263,7 @@ def test_what_the_camera_and_the_microphone_record(site, visit_with_devices):
     stop.wait_for()
     page.wait_for_timeout(2000)
     stop.click()
+    page.locator("#question [aria-label='Attach audio']").click()
     expect(thumbnails).to_have_count(1, timeout=WAIT)
     visitor.ask("And now?")
     expect(visitor.answers).to_have_count(2, timeout=WAIT)
