@@ -344,9 +344,10 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
                     shared=clip == "shared",
                     mixed=lengths == "mixed",
                 )
-                results[f"{count} {clip} {lengths}"] = measure(
-                    model, engine, prompts, arguments.rounds, arguments.alone
-                )
+                found = measure(model, engine, prompts, arguments.rounds, arguments.alone)
+                results[f"{count} {clip} {lengths}"] = found
+                ratios = {way: round(found[f"engine_to_{way}"], 2) for way in ("alone", "static")}
+                print(f"{count} {clip} {lengths}: {ratios}", file=sys.stderr, flush=True)
     prompts = make_prompts(
         model, arguments.rounds + 1, arguments.prompt, arguments.answer, shared=False, mixed=False
     )
