@@ -58,6 +58,7 @@ class Load:
         self.outcomes: Counter[str] = Counter()
         self.wrong: list[str] = []
         self.waits: list[float] = []
+        self.uploaded: dict[Any, str] = {}  # by task
 
     async def talk(self, number: int) -> None:
         """Conversation after conversation, until the time is over."""
@@ -75,12 +76,16 @@ class Load:
                 if said is None or time.monotonic() > self.end:
                     break
                 messages.append({"role": "assistant", "content": said})
+            held = self.uploaded.pop(asyncio.current_task(), None)
+            if held is not None:
+                await self.client.files.delete(held)
 
     async def part(self, data: bytes, *, upload: bool) -> dict[str, Any]:
         """A video of a message."""
         url = f"data:video/mp4;base64,{base64.b64encode(data).decode()}"
         if upload:
             held = await self.client.files.create(file=("clip.mp4", data), purpose="user_data")
+            self.uploaded[asyncio.current_task()] = held.id
             return {"type": "file", "file": {"file_id": held.id}}
         return {"type": "video_url", "video_url": {"url": url}}
 

@@ -120,12 +120,11 @@ def serve(
         prepare_libraries()
         with loading():
             from video_llama.chat import VideoLlama
-            from video_llama.engine.features import FeatureCache, FeatureFiles
             from video_llama.media.source import SourcePolicy
             from video_llama.server.files import StoragePolicy
             from video_llama.server.gate import GatePolicy
             from video_llama.server.guard import GuardPolicy
-            from video_llama.server.run import Server, ServerPolicy, default_name
+            from video_llama.server.run import Server, ServerPolicy, default_name, open_features
             from video_llama.server.run import serve as run_server
             from video_llama.server.serving import ServingPolicy
 
@@ -150,15 +149,7 @@ def serve(
             decoder_bytes=round(decoder_memory * GIGABYTE),
             page=with_page,
         )
-        files = None
-        if feature_folder is not None:
-            try:
-                files = FeatureFiles(feature_folder, max_bytes=round(feature_disk * GIGABYTE))
-            except OSError as error:
-                raise OptionError(
-                    f"{feature_folder} cannot be used: {error.strerror}; name a folder that may "
-                    "be written to"
-                ) from error
+        features = open_features(feature_folder, round(feature_disk * GIGABYTE))
         with loading():
             assistant = VideoLlama.load(
                 model,
@@ -166,7 +157,7 @@ def serve(
                 dtype=dtype,
                 quantization=quantization,
                 offline=offline or None,
-                features=FeatureCache(files=files),
+                features=features,
             )
             server = Server(assistant, policy)
         run_server(server, host, port, partial(_tell, with_page, no_page))

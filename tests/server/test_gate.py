@@ -407,7 +407,7 @@ def test_uploads_are_bounded(files: FileStore) -> None:
     keep(files, content=bytes(100))
     with pytest.raises(Refusal) as caught:
         keep(files, content=bytes(100))
-    assert caught.value.status == 429
+    assert (caught.value.status, caught.value.code) == (429, "storage_full")
     for _ in range(2):
         keep(files, content=b"1")
     with pytest.raises(Refusal):

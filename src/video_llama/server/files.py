@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 from video_llama.errors import MediaNotFoundError
 from video_llama.media.limits import Limits
-from video_llama.server.refusal import Refusal, busy, too_large
+from video_llama.server.refusal import Refusal, storage_full, too_large
 
 FILE_PREFIX = "file-"
 _CHUNK = 1 << 20
@@ -165,7 +165,7 @@ class FileStore:
             own = sum(file.owner == owner for file in self._files.values())
             taken = self._reserved + sum(file.size for file in self._files.values())
             if own >= self.policy.count or taken + size > self.policy.total_bytes:
-                raise busy()
+                raise storage_full()
             self._reserved += size
 
     def _drop(self, stored: StoredFile) -> None:

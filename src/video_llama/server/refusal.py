@@ -19,6 +19,7 @@ from video_llama.errors import (
 )
 
 RETRY_AFTER = 1  # seconds, where nobody knows better
+STORAGE_RETRY_AFTER = 60  # as often as expired files are swept
 INVALID = "invalid_request_error"
 FAULT = "server_error"
 
@@ -100,6 +101,17 @@ def busy(retry_after: int = RETRY_AFTER) -> Refusal:
         code="queue_full",
         kind="rate_limit_error",
         retry_after=max(RETRY_AFTER, retry_after),
+    )
+
+
+def storage_full() -> Refusal:
+    """As many files are kept as may be."""
+    return Refusal(
+        429,
+        "no more files can be kept now; delete some, or come again when they have expired",
+        code="storage_full",
+        kind="rate_limit_error",
+        retry_after=STORAGE_RETRY_AFTER,
     )
 
 

@@ -19,6 +19,8 @@ from fastapi import FastAPI
 from PIL import Image
 
 from video_llama.chat import VideoLlama
+from video_llama.engine.features import FeatureCache, FeatureFiles
+from video_llama.errors import OptionError
 from video_llama.server.app import make_app
 from video_llama.server.decoding import DecodingPool
 from video_llama.server.files import FileStore, StoragePolicy
@@ -208,6 +210,22 @@ def serve(server: Server, host: str, port: int, listening: Callable[[str], None]
 
 def _heard(sig: int, frame: FrameType | None) -> None:
     """Nothing: the server has ended in good order."""
+
+
+def open_features(folder: Path | None, max_bytes: int) -> FeatureCache:
+    """Where features are kept: in memory, and in a folder if there is one.
+
+    Raises:
+        OptionError: the folder cannot be made.
+    """
+    if folder is None:
+        return FeatureCache()
+    try:
+        return FeatureCache(files=FeatureFiles(folder, max_bytes))
+    except OSError as error:
+        raise OptionError(
+            f"{folder} cannot be used: {error.strerror}; name a folder that may be written to"
+        ) from error
 
 
 def default_name(model: str) -> str:

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from video_llama.processing.processor import VideoLlamaProcessor
 from video_llama.server.files import FileStore
-from video_llama.server.refusal import busy
+from video_llama.server.refusal import storage_full
 from video_llama.server.serving import Serving
 from video_llama.server.web.page import CSS, SAMPLES, Page
 from video_llama.server.web.talking import Talker
@@ -134,7 +134,7 @@ class _Bounded:
         if scope["path"].rstrip("/") == _UPLOAD:
             taken = await asyncio.to_thread(_bytes_under, self._uploads)
             if taken > self._most:
-                raise busy()
+                raise storage_full()
         if scope["path"] == "/":
             # "deep_link" would have gradio look for a stored page.
             scope = {**scope, "query_string": b""}
