@@ -38,7 +38,7 @@ QUESTIONS = ("What do you see?", "What do you hear?", "Which colour is it?", "Ho
 TURNS = 4
 HANG_UPS = 0.10  # of the requests
 BAD = 0.15  # of the conversations, which end there: one in twenty requests
-SETTLING = 60.0  # seconds until memory is looked at: the caches fill
+SETTLING = 300.0  # seconds until memory is looked at: the caches, which are bounded, fill first
 GROWTH = 0.10  # of memory after that, at most
 
 
