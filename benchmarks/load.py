@@ -7,6 +7,7 @@ clip, sent in the request or uploaded before, then asks on; a share of the reque
 the first piece, and a share brings media that cannot be decoded. Now and then a decoding process is
 killed. Prints JSON: what became of the requests, seconds to the first piece, memory over the time,
 and what was found when all had gone: the server must be empty, healthy and end in good order.
+Answers are greedy: two conversations that said the same about the same clip must hear the same.
 """
 
 import argparse
@@ -58,36 +59,44 @@ class Load:
         self.outcomes: Counter[str] = Counter()
         self.wrong: list[str] = []
         self.waits: list[float] = []
-        self.uploaded: dict[Any, str] = {}  # by task
+        self.heard: dict[tuple[str, ...], str] = {}  # answers, by the clip and what was said
 
     async def talk(self, number: int) -> None:
         """Conversation after conversation, until the time is over."""
         chance = random.Random(number)
         while time.monotonic() < self.end:
             bad = chance.random() < BAD
-            data = broken(chance) if bad else chance.choice(self.clips).read_bytes()
+            clip = chance.choice(self.clips)
+            data = broken(chance) if bad else clip.read_bytes()
+            try:
+                part, held = await self.part(data, upload=chance.random() < 0.5)
+            except APIStatusError as error:
+                await self.refused(error, bad=bad)
+                continue
             messages: list[Any] = []
+            texts = [clip.name]
             for turn in range(TURNS):
-                content: list[dict[str, Any]] = [{"type": "text", "text": chance.choice(QUESTIONS)}]
-                if turn == 0:
-                    content.insert(0, await self.part(data, upload=chance.random() < 0.5))
+                texts.append(chance.choice(QUESTIONS))
+                text = {"type": "text", "text": texts[-1]}
+                content = [text] if turn else [part, text]
                 messages.append({"role": "user", "content": content})
                 said = await self.ask(messages, hang_up=chance.random() < HANG_UPS, bad=bad)
                 if said is None or time.monotonic() > self.end:
                     break
+                if self.heard.setdefault(tuple(texts), said) != said:
+                    self.note("another answer to the same", wrong=True)
+                texts.append(said)
                 messages.append({"role": "assistant", "content": said})
-            held = self.uploaded.pop(asyncio.current_task(), None)
             if held is not None:
                 await self.client.files.delete(held)
 
-    async def part(self, data: bytes, *, upload: bool) -> dict[str, Any]:
-        """A video of a message."""
-        url = f"data:video/mp4;base64,{base64.b64encode(data).decode()}"
+    async def part(self, data: bytes, *, upload: bool) -> tuple[dict[str, Any], str | None]:
+        """A video of a message, and the id of the file if it was uploaded."""
         if upload:
             held = await self.client.files.create(file=("clip.mp4", data), purpose="user_data")
-            self.uploaded[asyncio.current_task()] = held.id
-            return {"type": "file", "file": {"file_id": held.id}}
-        return {"type": "video_url", "video_url": {"url": url}}
+            return {"type": "file", "file": {"file_id": held.id}}, held.id
+        url = f"data:video/mp4;base64,{base64.b64encode(data).decode()}"
+        return {"type": "video_url", "video_url": {"url": url}}, None
 
     async def ask(self, messages: list[Any], *, hang_up: bool, bad: bool) -> str | None:
         """An answer; None if there is none to go on from."""

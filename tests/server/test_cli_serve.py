@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -73,7 +72,7 @@ def test_a_name_is_never_a_path() -> None:
 
 
 @pytest.fixture
-def process(tiny_model_dir: Path, tmp_path: Path) -> Iterator[Callable[[], tuple]]:
+def process(tiny_model_dir: Path, tmp_path: Path, eventually) -> Iterator[Callable[[], tuple]]:
     """Starts a server of its own process; gives it and a client once it is ready."""
     command = [sys.executable, "-m", "video_llama", "serve", str(tiny_model_dir)]
     options = ["--port", "0", "--name", "tiny", "--decoders", "1"]
@@ -94,17 +93,10 @@ def process(tiny_model_dir: Path, tmp_path: Path) -> Iterator[Callable[[], tuple
             headers = {"Authorization": f"Bearer {KEY}"}
             http = httpx.Client(base_url=found[0], headers=headers, timeout=60)
             stack.enter_context(http)
-            eventually_ready(http)
+            eventually(lambda: http.get("/ready").status_code == 200, 60)
             return started, http
 
         yield start
-
-
-def eventually_ready(http: httpx.Client) -> None:
-    end = time.monotonic() + 60
-    while http.get("/ready").status_code != 200:
-        assert time.monotonic() < end, "it is not ready"
-        time.sleep(0.05)
 
 
 def test_a_folder_of_features_outlives_the_server(process, ask, png, data_url):

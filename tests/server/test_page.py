@@ -1,6 +1,8 @@
 """The page in a browser: what a person does there, and what must not happen."""
 
+import contextlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -35,6 +37,12 @@ SESSION = "test-session"
 @pytest.fixture(scope="module")
 def site(start):
     return start(page=True)
+
+
+@pytest.fixture(autouse=True)
+def _uploads_of_the_site(site, monkeypatch) -> None:
+    """Gradio takes files from one folder in a process: that of the page it mounted last."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", os.environ["GRADIO_TEMP_DIR"])
 
 
 @pytest.fixture(scope="module")
@@ -106,33 +114,33 @@ class Visitor:
         return [url for url in self.requests if not url.startswith(ours)]
 
 
-@pytest.fixture
-def visit(browser) -> Iterator[object]:
-    """`visit(url, language)` opens the page as somebody new."""
+@contextlib.contextmanager
+def visiting(browser, permissions: tuple[str, ...] = ()) -> Iterator[object]:
+    """`visit(url, language)`, whose visitors leave at the end."""
     visitors: list[Visitor] = []
 
     def begin(url: str, language: str = "en-US") -> Visitor:
         visitors.append(Visitor(browser, url, language))
+        visitors[-1].context.grant_permissions(permissions)
         return visitors[-1]
 
     yield begin
     for visitor in visitors:
         visitor.context.close()
+
+
+@pytest.fixture
+def visit(browser) -> Iterator[object]:
+    """`visit(url, language)` opens the page as somebody new."""
+    with visiting(browser) as begin:
+        yield begin
 
 
 @pytest.fixture
 def visit_with_devices(browser_with_devices) -> Iterator[object]:
     """The same with a camera and a microphone, which the person lets the page use."""
-    visitors: list[Visitor] = []
-
-    def begin(url: str) -> Visitor:
-        visitors.append(Visitor(browser_with_devices, url))
-        visitors[-1].context.grant_permissions(["camera", "microphone"])
-        return visitors[-1]
-
-    yield begin
-    for visitor in visitors:
-        visitor.context.close()
+    with visiting(browser_with_devices, ("camera", "microphone")) as begin:
+        yield begin
 
 
 @needs_browser

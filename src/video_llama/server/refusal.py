@@ -19,7 +19,7 @@ from video_llama.errors import (
 )
 
 RETRY_AFTER = 1  # seconds, where nobody knows better
-STORAGE_RETRY_AFTER = 60  # as often as expired files are swept
+SWEPT_EVERY = 60  # seconds; then files that have expired are gone
 INVALID = "invalid_request_error"
 FAULT = "server_error"
 
@@ -111,7 +111,7 @@ def storage_full() -> Refusal:
         "no more files can be kept now; delete some, or come again when they have expired",
         code="storage_full",
         kind="rate_limit_error",
-        retry_after=STORAGE_RETRY_AFTER,
+        retry_after=SWEPT_EVERY,
     )
 
 

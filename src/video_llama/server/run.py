@@ -27,7 +27,7 @@ from video_llama.server.files import FileStore, StoragePolicy
 from video_llama.server.gate import GatePolicy, MediaGate
 from video_llama.server.guard import GuardPolicy
 from video_llama.server.protocol import ChatRequest
-from video_llama.server.refusal import Refusal
+from video_llama.server.refusal import SWEPT_EVERY, Refusal
 from video_llama.server.serving import Serving, ServingPolicy
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class Server:
 
     async def _sweep(self) -> None:
         while True:
-            await asyncio.sleep(60)
+            await asyncio.sleep(SWEPT_EVERY)
             await asyncio.to_thread(self.files.sweep)
 
 

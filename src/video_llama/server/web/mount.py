@@ -77,7 +77,10 @@ class MountedPage:
 def mount_page(
     app: FastAPI, serving: Serving, files: FileStore, processor: VideoLlamaProcessor
 ) -> MountedPage:
-    """Put the page at `/`; everything else of the application stays as it is."""
+    """Put the page at `/`; everything else of the application stays as it is.
+
+    One page a process: of another one mounted before, uploads are no longer taken.
+    """
     uploads = Path(tempfile.mkdtemp(prefix="video-llama-page-")).resolve()  # for this user alone
     # Gradio reads this when it is put together, and whenever it checks a file.
     os.environ["GRADIO_TEMP_DIR"] = str(uploads)
