@@ -149,13 +149,17 @@ class Running:
 
 @pytest.fixture(scope="session")
 def start(assistant: VideoLlama) -> Iterator[Callable[..., Running]]:
-    """`start(serving={...}, guard=..., ...)` starts a server; it ends with the tests."""
+    """`start(serving={...}, guard=..., ...)` starts a server; it ends with the tests.
+
+    The model is shared, what it remembers of media is not: each server has its clips decoded.
+    """
     started: list[Running] = []
 
     def begin(serving: dict[str, Any] | None = None, **parts: Any) -> Running:
         policy = ServerPolicy(
             serving=ServingPolicy(name="tiny", **(serving or {})), decoders=1, **parts
         )
+        assistant.media.features.clear()
         started.append(Running(Server(assistant, policy)))
         return started[-1]
 

@@ -81,8 +81,7 @@ def test_a_client_that_hangs_up_while_its_media_are_read(
     (process,) = running.server.decoders.process_ids
     os.kill(process, signal.SIGSTOP)
     connection = post(running, ask(film(clip_path, data_url)))
-    eventually(lambda: running.open_requests() == 1)
-    time.sleep(0.3)
+    eventually(running.server.decoders._idle.empty)  # it has been given the clip
     connection.close()
     eventually(lambda: running.open_requests() == 0)
     eventually(lambda: running.server.decoders.process_ids != [process], 60)
@@ -93,12 +92,10 @@ def test_whoever_waits_for_the_same_medium_is_not_left_with_nothing(
     start, ask, eventually, background, clip_path, data_url
 ):
     running = start()
-    running.server.serving._assistant.media.features.clear()
     (process,) = running.server.decoders.process_ids
     os.kill(process, signal.SIGSTOP)
     first = post(running, ask(film(clip_path, data_url)))
-    eventually(lambda: running.open_requests() == 1)
-    time.sleep(0.3)
+    eventually(running.server.decoders._idle.empty)
     client = running.client()
     second = background(lambda: client.chat.completions.create(**ask(film(clip_path, data_url))))
     eventually(lambda: running.open_requests() == 2)
@@ -111,7 +108,6 @@ def test_a_decoder_that_is_killed_is_a_422_and_nothing_else(
     start, ask, eventually, background, clip_path, png, data_url, monkeypatch
 ):
     running = start()
-    running.server.serving._assistant.media.features.clear()
     client = running.client()
     running.slow_down(monkeypatch, 0.01)
     other = background(lambda: client.chat.completions.create(**ask(text="Who?", **LONG)))
@@ -119,8 +115,7 @@ def test_a_decoder_that_is_killed_is_a_422_and_nothing_else(
     (process,) = running.server.decoders.process_ids
     os.kill(process, signal.SIGSTOP)
     asking = background(lambda: client.chat.completions.create(**ask(film(clip_path, data_url))))
-    eventually(lambda: running.open_requests() == 2)
-    time.sleep(0.3)
+    eventually(running.server.decoders._idle.empty)
     os.kill(process, signal.SIGKILL)
     with pytest.raises(openai.UnprocessableEntityError) as caught:
         asking.end()
