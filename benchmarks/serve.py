@@ -40,6 +40,7 @@ from transformers import (
 
 from video_llama.chat import VideoLlama
 from video_llama.engine.engine import Engine
+from video_llama.engine.fused import computing_type
 from video_llama.engine.request import Piece, Request
 from video_llama.generation import GenerationOptions
 
@@ -357,6 +358,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             **{name: value for name, value in vars(arguments).items() if name != "plot"},
             "parameters": sum(p.numel() for p in model.parameters()),
             "dtype": str(model.dtype),
+            "engine_computes_in": str(computing_type(model)),
         },
         "results": results,
         "second_turn": second_turn(engine, prompts, arguments.rounds),

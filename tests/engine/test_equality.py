@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from tests.engine.conftest import greedy, make_request, read
+from video_llama.engine import engine as engine_module
+from video_llama.engine import fused as fused_module
 from video_llama.engine.fused import FusedRunner
 from video_llama.engine.runner import TransformersRunner
 
@@ -75,13 +77,25 @@ def test_what_runs_which_model(llama, grouped, windowed, make_engine):
     assert isinstance(make_engine(llama, fuse=False)._runner, TransformersRunner)
 
 
-def test_logits_of_both_runners(grouped, make_engine):
+def test_logits_of_both_runners(grouped, make_engine, monkeypatch):
     """In half precision they may differ by as much as that costs anyway."""
+    monkeypatch.setattr(engine_module, "computing_type", lambda model: model.dtype)
     exact = logits_of(make_engine(grouped, fuse=False))
     assert (logits_of(make_engine(grouped)) - exact).abs().max() < 1e-4
     half = copy.deepcopy(grouped).to(torch.bfloat16)
     fused, plain = (logits_of(make_engine(half, fuse=fuse)) for fuse in (True, False))
     assert 0 < (fused - exact).norm() < 1.2 * (plain - exact).norm()
+
+
+def test_half_precision_on_a_cpu_that_cannot_multiply_it(grouped, make_engine, monkeypatch):
+    """What the weights mean is computed in full precision."""
+    monkeypatch.setattr(fused_module, "_multiplies", lambda dtype: False)
+    half = copy.deepcopy(grouped).to(torch.bfloat16)
+    exact = logits_of(make_engine(copy.deepcopy(half).float(), fuse=False))
+    engine = make_engine(half)
+    assert engine._cache.shape.dtype == torch.float32
+    assert (logits_of(engine) - exact).abs().max() < 1e-4
+    assert make_engine(half, fuse=False)._cache.shape.dtype == torch.bfloat16
 
 
 def logits_of(engine) -> torch.Tensor:

@@ -10,14 +10,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
 from transformers import PreTrainedModel
 
 from video_llama.engine.cache import RowCache
-from video_llama.engine.fused import FusedRunner, can_fuse
+from video_llama.engine.fused import FusedRunner, can_fuse, computing_type
 from video_llama.engine.handle import Handle
 from video_llama.engine.job import Job, Texts
 from video_llama.engine.prefix import PrefixStore, shared_length
@@ -111,7 +111,9 @@ class Engine:
         ):
             if value < least:
                 raise OptionError(f"{name} must be {least} or more, not {value}")
-        shape = cache_shape(model)
+        shape, fused = cache_shape(model), fuse and can_fuse(model)
+        if fused:
+            shape = replace(shape, dtype=computing_type(model))
         limit = getattr(model.config, "max_position_embeddings", None) or LONGEST
         longest = min(longest or limit, limit)
         per_token = shape.bytes_per_token
@@ -131,7 +133,7 @@ class Engine:
         self._kept = PrefixStore(KEPT_BYTES // per_token if kept_tokens is None else kept_tokens)
         self._runner: FusedRunner | TransformersRunner = (
             FusedRunner(model, self._cache, longest)
-            if fuse and can_fuse(model)
+            if fused
             else TransformersRunner(model, self._cache)
         )
         self._sampler = Sampler(self._texts.of_one)

@@ -1,7 +1,8 @@
 """The same pass for models built like LLaMA, with few and large operations.
 
 Queries, keys and values are one product, gate and up another, and positions are one product of
-complex numbers. The weights of those are copies in another order; the rest is the model's own.
+complex numbers. The weights of those are copies in another order; the rest is the model's own,
+unless it is of half precision and the CPU has no products of that (`computing_type`).
 
 Legend: B rows that run, Q tokens of a chunk, T tokens that are looked at, D width of the model,
 G queries of a key-value head, H key-value heads, A = (G + 2) * H heads of one product, W width of a
@@ -47,12 +48,12 @@ class FusedRunner:
         self.heads, self.width = cache.shape.heads, cache.shape.width
         self.queries = inner.config.num_attention_heads // self.heads  # G
         self.epsilon = inner.norm.variance_epsilon
-        self.norm = inner.norm.weight
+        self.dtype = cache.shape.dtype
+        self.norm = inner.norm.weight.to(self.dtype)
         head: Any = model.get_output_embeddings()
-        self.head = head.weight.t()  # (D, V)
-        self.layers = [fuse(layer, self.width) for layer in inner.layers]
+        self.head = head.weight.to(self.dtype).t()  # (D, V)
+        self.layers = [fuse(layer, self.width, self.dtype) for layer in inner.layers]
         self.rotations = rotations(inner, longest)  # (positions, W / 2)
-        self._exact = cache.shape.dtype == torch.float32
 
     @torch.inference_mode()
     def prefill(self, row: int, start: int, embeddings: torch.Tensor) -> torch.Tensor:
@@ -60,7 +61,7 @@ class FusedRunner:
         count = len(embeddings)
         rotation = self.rotations[start : start + count, None]
         mask = self._chunk_mask(start, count)
-        hidden = embeddings  # (Q, D)
+        hidden = embeddings.to(self.dtype)  # (Q, D)
         for number, weights in enumerate(self.layers):
             queries, both = self._project(hidden, weights, rotation)
             keys, values = self.cache.put_chunk(number, row, start, both.permute(1, 2, 0, 3))
@@ -80,8 +81,8 @@ class FusedRunner:
         places = self.cache.places(positions)
         mask = None  # rows of one length look at everything
         if min(lengths) + 1 < length:
-            mask = attention_mask(positions[:, None], length, None, self.cache.shape.dtype)
-        hidden = self.embeddings(ids_and_positions[0])  # (B, D)
+            mask = attention_mask(positions[:, None], length, None, self.dtype)
+        hidden = self.embeddings(ids_and_positions[0]).to(self.dtype)  # (B, D)
         count = len(ids)
         for number, weights in enumerate(self.layers):
             queries, both = self._project(hidden, weights, rotation)
@@ -99,14 +100,12 @@ class FusedRunner:
             product = torch.mm(normed, weights.qkv)
         else:
             product = torch.addmm(weights.qkv_bias, normed, weights.qkv)
-        if not self._exact:
-            product = product.float()  # complex numbers have no half precision
+        product = product.float()  # complex numbers have no half precision
         product = product.view(len(hidden), -1, self.width)  # (N, A, W)
         turned = (self.queries + 1) * self.heads
         pairs = product[:, :turned].unflatten(-1, (-1, 2))
         torch.view_as_complex(pairs).mul_(rotation)
-        if not self._exact:
-            product = product.to(hidden.dtype)
+        product = product.to(self.dtype)
         split = self.queries * self.heads
         queries = product[:, :split].unflatten(1, (self.heads, self.queries))
         return queries, product[:, split:].unflatten(1, (2, self.heads))
@@ -128,9 +127,9 @@ class FusedRunner:
         """(G * Q, T), None for a single token, which looks at everything."""
         if count == 1:
             return None
-        shape, end = self.cache.shape, start + count
-        positions = torch.arange(start, end, device=shape.device)[None]
-        return attention_mask(positions, end, None, shape.dtype)[0, 0].repeat(self.queries, 1)
+        end = start + count
+        positions = torch.arange(start, end, device=self.cache.shape.device)[None]
+        return attention_mask(positions, end, None, self.dtype)[0, 0].repeat(self.queries, 1)
 
 
 def can_fuse(model: PreTrainedModel) -> bool:
@@ -150,7 +149,7 @@ def can_fuse(model: PreTrainedModel) -> bool:
     plain = [attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj]
     config = inner.config
     rope = config.rope_parameters["rope_type"]
-    copied = sum(one.weight.nbytes for one in linear if one.weight is not None)
+    copied = sum(one.weight.numel() for one in linear if one.weight is not None)
     windowed = getattr(config, "sliding_window", None) is not None and getattr(
         config, "use_sliding_window", True
     )
@@ -162,12 +161,32 @@ def can_fuse(model: PreTrainedModel) -> bool:
         and "dynamic" not in rope
         and rope != "longrope"
         and not windowed
-        and copied <= MAX_COPIED_BYTES
+        and copied * computing_type(model).itemsize <= MAX_COPIED_BYTES
     )
 
 
+def computing_type(model: PreTrainedModel) -> torch.dtype:
+    """The type in which `FusedRunner` computes: the model's, where the hardware multiplies that.
+
+    A CPU that has no products of half precision converts number by number, so that many rows cost
+    as much as each alone. There weights are copied in full precision, and so is the cache.
+    """
+    if model.device.type != "cpu" or _multiplies(model.dtype):
+        return model.dtype
+    return torch.float32
+
+
+def _multiplies(dtype: torch.dtype) -> bool:
+    """Whether this CPU has products of a type, as oneDNN sees it."""
+    if dtype == torch.bfloat16:
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if dtype == torch.float16:
+        return torch.ops.mkldnn._is_mkldnn_fp16_supported()
+    return True
+
+
 @torch.no_grad()
-def fuse(layer: Any, width: int) -> Weights:
+def fuse(layer: Any, width: int, dtype: torch.dtype) -> Weights:
     """The weights of one layer. Halves of a head become pairs: (0, W/2, 1, W/2 + 1, ...)."""
     attention, mlp = layer.self_attn, layer.mlp
     order = torch.arange(width, device=attention.q_proj.weight.device).view(2, -1).t().flatten()
@@ -183,13 +202,13 @@ def fuse(layer: Any, width: int) -> Weights:
         query, key, value = (one.bias for one in projections)
         bias = torch.cat([paired(query), paired(key), value])
     return Weights(
-        input_norm=layer.input_layernorm.weight,
-        qkv=qkv.t().contiguous(),
-        qkv_bias=bias,
-        out=attention.o_proj.weight.t(),
-        mlp_norm=layer.post_attention_layernorm.weight,
-        gate_up=torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]).t().contiguous(),
-        down=mlp.down_proj.weight.t(),
+        input_norm=layer.input_layernorm.weight.to(dtype),
+        qkv=qkv.to(dtype).t().contiguous(),
+        qkv_bias=None if bias is None else bias.to(dtype),
+        out=attention.o_proj.weight.to(dtype).t(),
+        mlp_norm=layer.post_attention_layernorm.weight.to(dtype),
+        gate_up=torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]).to(dtype).t().contiguous(),
+        down=mlp.down_proj.weight.to(dtype).t(),
     )
 
 
