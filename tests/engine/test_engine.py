@@ -192,6 +192,25 @@ def test_who_cannot_be_embedded_fails_alone(llama, make_engine):
     assert engine.metrics().finished == {"error": 1, "length": 1}
 
 
+@pytest.mark.parametrize("when", ["at once", "at the end"])
+def test_a_text_that_cannot_be_written_fails_alone(llama, make_engine, monkeypatch, when):
+    engine = make_engine(llama)
+
+    def fail(*_):
+        raise ValueError("no such token")
+
+    bad = engine._job(make_request(llama, PROMPT))
+    monkeypatch.setattr(bad.to_text, "add" if when == "at once" else "finish", fail)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "_job", lambda _: bad)
+        handle = engine.submit(bad.request)
+    good = engine.submit(make_request(llama, PROMPT))
+    with pytest.raises(ValueError, match="no such token"):
+        read(handle)
+    assert read(good)[0] == greedy(llama, PROMPT, 20)
+    assert engine.metrics().finished == {"error": 1, "length": 1}
+
+
 def test_a_model_that_fails_tells_everyone_and_goes_on(llama, make_engine, monkeypatch):
     engine = make_engine(llama, slots=1)
     with monkeypatch.context() as patch:

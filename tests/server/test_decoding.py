@@ -20,6 +20,7 @@ import torch
 
 from video_llama.attachment import MediaOptions, read
 from video_llama.errors import (
+    BusyError,
     CorruptMediaError,
     ForbiddenSourceError,
     MediaError,
@@ -216,11 +217,13 @@ def test_a_medium_that_wants_too_much_memory(assistant, png) -> None:
         pool.close()
 
 
-def test_no_process_is_left_behind(assistant, eventually) -> None:
+def test_no_process_is_left_behind(assistant, eventually, png) -> None:
     pool = DecodingPool(assistant.processor, workers=1)
     process = pool.process_ids[0]
     pool.close()
     eventually(lambda: not Path(f"/proc/{process}").exists())
+    with pytest.raises(BusyError, match="shutting down"):
+        pool.read(png(), PLAIN)
 
 
 # What comes back

@@ -350,7 +350,10 @@ class Engine:
         logprobs = self._sampler.logprobs(logits, samplings)
         self._counts["generated"] += len(ids)
         for place, (job, token) in enumerate(zip(jobs, ids, strict=True)):
-            reason = job.take(token, logprobs.get(place))
+            try:
+                reason = job.take(token, logprobs.get(place))
+            except Exception as error:  # noqa: BLE001 - of its own text, and given to its asker
+                reason = error
             if reason is not None:
                 self._end(job, reason)
 
@@ -372,12 +375,16 @@ class Engine:
         with self._changed:
             self._open -= 1
             self._changed.notify_all()
-        if isinstance(reason, BaseException):
-            self._finished["error"] += 1
-            job.fail(reason)
-        else:
-            self._finished[reason] += 1
-            job.finish(reason)
+        if not isinstance(reason, BaseException):
+            try:
+                job.finish(reason)
+            except Exception as error:  # noqa: BLE001 - of its own text, and given to its asker
+                reason = error
+            else:
+                self._finished[reason] += 1
+                return
+        self._finished["error"] += 1
+        job.fail(reason)
 
     def _save(self, job: Job) -> None:
         """Keep what a row holds, for this one or for another that begins alike."""

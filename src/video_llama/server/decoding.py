@@ -22,6 +22,7 @@ import torch
 
 from video_llama.attachment import MediaOptions, ReadMedium, read
 from video_llama.errors import (
+    BusyError,
     CorruptMediaError,
     MediaLimitError,
     OptionError,
@@ -98,6 +99,7 @@ class DecodingPool:
         Raises:
             MediaError: also when the decoder crashed, hung, or wanted too much memory.
             Cancelled: `gone` was set.
+            BusyError: the pool is closed.
         """
         worker = self._take(gone)
         usable = False
@@ -123,6 +125,8 @@ class DecodingPool:
         while True:
             if gone is not None and gone.is_set():
                 raise Cancelled
+            if self._closed:
+                raise BusyError("the server is shutting down")
             try:
                 worker = self._idle.get(timeout=_LOOK)
             except queue.Empty:
