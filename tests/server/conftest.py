@@ -141,6 +141,14 @@ class Running:
         monkeypatch.setattr(engine, "_decode", lambda: (time.sleep(seconds), real()))
         monkeypatch.setattr(VideoLlama, "stop_ids", frozenset())
 
+    def hold(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+        """`let(count)`: so many tokens may come now, and no answer ends by itself."""
+        engine, allowed = self.server.engine, threading.Semaphore(0)
+        real = engine._decode
+        monkeypatch.setattr(engine, "_decode", lambda: (allowed.acquire(timeout=30), real()))
+        monkeypatch.setattr(VideoLlama, "stop_ids", frozenset())
+        return allowed.release
+
     def end(self) -> None:
         self.uvicorn.should_exit = True
         self._thread.end()

@@ -189,20 +189,17 @@ def test_a_conversation(site, visit, clip_path, tmp_path):
 @needs_browser
 def test_an_answer_comes_bit_by_bit_and_can_be_stopped(site, visit, monkeypatch, eventually):
     visitor = visit(site.url).open()
-    site.slow_down(monkeypatch, 0.1)
+    let = site.hold(monkeypatch)
     visitor.ask("What?")
     expect(visitor.page.locator("#stop")).to_be_enabled(timeout=WAIT)
-    texts: list[str] = []
-
-    def grew() -> bool:
-        if visitor.answers.count():
-            texts.append(visitor.answers.last.inner_text())
-            visitor.page.wait_for_timeout(100)
-        return len({len(text) for text in texts}) >= 4
-
-    eventually(grew, 60)
+    expect(visitor.answers).to_have_count(1, timeout=WAIT)
+    for _ in range(4):
+        before = visitor.answers.last.text_content() or ""
+        let(20)
+        expect(visitor.answers.last).not_to_have_text(before, timeout=WAIT)
     visitor.page.locator("#stop").click()
     expect(visitor.answers.last).to_contain_text("(stopped)", timeout=WAIT)
+    let(1)  # it is called off between two tokens
     eventually(lambda: site.open_requests() == 0 and site.running() == 0)  # its place is free
     monkeypatch.undo()
     visitor.page.locator("#retry").click()
@@ -212,7 +209,7 @@ def test_an_answer_comes_bit_by_bit_and_can_be_stopped(site, visit, monkeypatch,
 
 
 @needs_browser
-def test_the_language_is_the_browsers_and_can_be_changed(site, visit):
+def test_the_language_is_the_browsers_and_can_be_changed(site, visit, tmp_path):
     visitor = visit(site.url, "zh-CN").open()
     page = visitor.page
     expect(page.locator("#stop")).to_have_text("停止", timeout=WAIT)
@@ -222,6 +219,11 @@ def test_the_language_is_the_browsers_and_can_be_changed(site, visit):
     visitor.page.locator("#samples button").last.click()
     expect(visitor.answers.last.locator(".seen")).to_contain_text("изображение", timeout=WAIT)
     visitor.done()
+    bad = tmp_path / "bad.mp4"
+    bad.write_bytes(b"this is no video, whatever its name says" * 20)
+    visitor.ask("А это?", bad)
+    visitor.done()
+    expect(visitor.answers.last).to_contain_text("Не получилось: такие файлы здесь не читаются")
     assert not visitor.asked_elsewhere()
 
 

@@ -11,9 +11,11 @@ from PIL import Image
 
 from video_llama.answer import MediaUse
 from video_llama.attachment import ReadMedium
+from video_llama.errors import ForbiddenSourceError
 from video_llama.processing.conversation import MediaPart
 from video_llama.server.asking import read_messages
 from video_llama.server.guard import GuardPolicy
+from video_llama.server.refusal import MEDIA_CODES
 from video_llama.server.web.conversation import MAX_LENGTH, Medium, Seen, Talk, Wishes
 from video_llama.server.web.door import COOKIE
 from video_llama.server.web.pictures import frame_pictures, mel_picture
@@ -35,9 +37,16 @@ def test_every_text_is_there_in_every_language():
         assert set(texts.streams) == set(english.streams)
         assert len(texts.sample_questions) == len(english.sample_questions)
         for field in fields(texts):
-            assert getattr(texts, field.name), field.name
+            assert getattr(texts, field.name) or field.name == "reasons", field.name
         assert "1.5" in texts.moment.format(1.5)
         assert "8" in texts.number_of_frames.format(8)
+
+
+def test_what_was_refused_is_said_in_the_language_of_the_page():
+    assert not TEXTS["en"].reasons  # the server's own words are English
+    assert set(TEXTS["ru"].reasons) == set(TEXTS["zh"].reasons)
+    of_files = set(MEDIA_CODES.values()) - {MEDIA_CODES[ForbiddenSourceError]}  # addresses only
+    assert of_files <= set(TEXTS["ru"].reasons)
 
 
 @pytest.mark.parametrize(

@@ -75,15 +75,20 @@ class Seen:
 
 @dataclass
 class Turn:
-    """A question, its media and what came of it; `note` says what went wrong."""
+    """A question, its media and what came of it; `note` says what went wrong, `code` which kind."""
 
     question: str
     media: tuple[Medium, ...]
     answer: str = ""
     state: State = "open"
     note: str = ""
+    code: str = ""
     seen: tuple[Seen, ...] = ()
     warnings: tuple[str, ...] = ()
+
+    def fail(self, note: str, code: str = "") -> None:
+        """It could not be answered."""
+        self.state, self.note, self.code = "failed", note, code
 
     @property
     def counts(self) -> bool:

@@ -217,8 +217,7 @@ class Page:
         try:
             talk.ask(question, await self._talker.take(_owner(request), paths))
         except Refusal as refusal:
-            turn = talk.ask(question, ())
-            turn.state, turn.note = "failed", refusal.message
+            talk.ask(question, ()).fail(refusal.message, refusal.code)
             yield [_messages(talk, texts), gr.skip(), *_buttons(running=False, any_=True)]
             return
         async for step in self._answer(talk, texts, wishes, request):
@@ -303,7 +302,9 @@ def _messages(talk: Talk, texts: Texts) -> list[dict[str, Any]]:
 def _said(turn: Turn, texts: Texts) -> list[Any]:
     answer = _plain(turn.answer)
     if turn.state == "failed":
-        notes = f"⚠️ **{_plain(texts.failed)}**: {_plain(turn.note)}"
+        known = texts.reasons.get(turn.code)
+        reason = f"{known} ({turn.note})" if known else turn.note
+        notes = f"⚠️ **{_plain(texts.failed)}**: {_plain(reason)}"
         return [f"{answer}\n\n{notes}" if answer else notes]
     note = {"stopped": texts.stopped, "cut": texts.cut}.get(turn.state)
     if turn.state == "open" and not answer:

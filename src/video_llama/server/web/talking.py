@@ -68,10 +68,10 @@ class Talker:
             raise
         except Refusal as refusal:
             status = refusal.status
-            turn.state, turn.note = "failed", refusal.message
+            turn.fail(refusal.message, refusal.code)
         except ValidationError as error:
             status = 400
-            turn.state, turn.note = "failed", error.errors()[0]["msg"]
+            turn.fail(error.errors()[0]["msg"])
         finally:
             if turn.state == "open":
                 turn.state = "stopped"

@@ -15,7 +15,11 @@ def language_of(wanted: str | None) -> Language:
 
 @dataclass(frozen=True)
 class Texts:
-    """What stands where; `streams` are words for the states of a medium's picture and sound."""
+    """What stands where.
+
+    `streams` are words for the states of a medium's picture and sound, `reasons` for the codes of
+    refusals, before the server's own words, which are English.
+    """
 
     language: str
     about: str
@@ -53,6 +57,7 @@ class Texts:
     number_of_frames: str
     mel: str
     streams: dict[str, str]
+    reasons: dict[str, str]
 
 
 TEXTS: dict[Language, Texts] = {
@@ -106,6 +111,7 @@ TEXTS: dict[Language, Texts] = {
             "left out": "left out",
             "not used (the model has no audio branch)": "not used, this model cannot hear",
         },
+        reasons={},
     ),
     "ru": Texts(
         language="Язык",
@@ -157,6 +163,20 @@ TEXTS: dict[Language, Texts] = {
             "left out": "отключено",
             "not used (the model has no audio branch)": "не использовано: модель не слышит",
         },
+        reasons={
+            "corrupt_media": "файл повреждён",
+            "unsupported_media": "такие файлы здесь не читаются",
+            "media_limit": "файл слишком велик или слишком долго читался",
+            "media_not_found": "файла больше нет, добавьте его ещё раз",
+            "too_large": "файл слишком велик",
+            "empty_file": "файл пуст",
+            "too_many_media": "в разговоре слишком много файлов",
+            "context_length_exceeded": "разговор стал слишком длинным, начните новый",
+            "queue_full": "сервер занят, попробуйте чуть позже",
+            "storage_full": "на сервере нет места для файлов, попробуйте позже",
+            "shutting_down": "сервер останавливается",
+            "fault": "ошибка на сервере",
+        },
     ),
     "zh": Texts(
         language="语言",
@@ -207,6 +227,20 @@ TEXTS: dict[Language, Texts] = {
             "failed": "已损坏，未使用",
             "left out": "未启用",
             "not used (the model has no audio branch)": "未使用：此模型听不到声音",
+        },
+        reasons={
+            "corrupt_media": "文件已损坏",
+            "unsupported_media": "不支持这种文件",
+            "media_limit": "文件太大，或读取时间太长",
+            "media_not_found": "文件已不存在，请重新添加",
+            "too_large": "文件太大",
+            "empty_file": "文件是空的",
+            "too_many_media": "对话中的文件太多",
+            "context_length_exceeded": "对话太长，请开始新对话",
+            "queue_full": "服务器繁忙，请稍后再试",
+            "storage_full": "服务器没有存放文件的空间，请稍后再试",
+            "shutting_down": "服务器正在关闭",
+            "fault": "服务器出错",
         },
     ),
 }
