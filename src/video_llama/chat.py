@@ -135,6 +135,17 @@ class VideoLlama:
         """Tokens that a prompt and its answer may have together; None if there is no limit."""
         return getattr(self.model.config.text_config, "max_position_embeddings", None)
 
+    def room(self, prompt_tokens: int, wanted: int | None) -> int:
+        """Tokens that an answer may have: as many as are wanted, or what fits.
+
+        Raises:
+            PromptTooLongError: so many do not fit.
+        """
+        if self.context is None:
+            return wanted or DEFAULT_MAX_NEW_TOKENS
+        check_fits(prompt_tokens, wanted or LEAST_ANSWER, self.context)
+        return wanted or min(DEFAULT_MAX_NEW_TOKENS, self.context - prompt_tokens)
+
     def chat(
         self,
         *media: MediaSource | MediaClip | Sequence[MediaSource | MediaClip],
@@ -261,7 +272,7 @@ class ChatSession:
         media = tuple(self._pending)
         turns = [*self._turns, Turn(question, media)]
         prompt = write_prompt(turns, self._system, self._attachments, self._assistant.processor)
-        limit = self._room(len(prompt.keys), options.max_new_tokens)
+        limit = self._assistant.room(len(prompt.keys), options.max_new_tokens)
         request = Request(
             id=uuid.uuid4().hex,
             keys=prompt.keys,
@@ -270,14 +281,6 @@ class ChatSession:
             stop_ids=self._assistant.stop_ids,
         )
         return Reply(question, media, request, started)
-
-    def _room(self, prompt_tokens: int, wanted: int | None) -> int:
-        """Tokens the answer may have."""
-        context = self._assistant.context
-        if context is None:
-            return wanted or DEFAULT_MAX_NEW_TOKENS
-        check_fits(prompt_tokens, wanted or LEAST_ANSWER, context)
-        return wanted or min(DEFAULT_MAX_NEW_TOKENS, context - prompt_tokens)
 
     def _stream(self, reply: Reply, *, at_once: bool) -> Generator[str, None, None]:
         try:

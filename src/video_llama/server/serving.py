@@ -19,11 +19,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from video_llama.answer import MediaUse
 from video_llama.attachment import Attachment, MediaOptions, ReadMedium
-from video_llama.chat import DEFAULT_MAX_NEW_TOKENS, LEAST_ANSWER, VideoLlama
+from video_llama.chat import VideoLlama
 from video_llama.engine.request import Finished, Piece, Request
 from video_llama.errors import BusyError, MediaError, VideoLlamaError
 from video_llama.generation import GenerationOptions
-from video_llama.processing.tokens import check_fits
 from video_llama.prompt import Prompt, write_prompt
 from video_llama.server.asking import Conversation, MediaRef, read_messages
 from video_llama.server.decoding import Cancelled, DecodingPool
@@ -348,12 +347,7 @@ class Serving:
         """The prompt, and options that say how long its answer may be."""
         processor = self._assistant.processor
         prompt = write_prompt(conversation.turns, conversation.system, attachments, processor)
-        wanted, context = options.max_new_tokens, self._assistant.context
-        if context is None:
-            return prompt, replace(options, max_new_tokens=wanted or DEFAULT_MAX_NEW_TOKENS)
-        used = len(prompt.keys)
-        check_fits(used, wanted or LEAST_ANSWER, context)
-        room = wanted or min(DEFAULT_MAX_NEW_TOKENS, context - used)
+        room = self._assistant.room(len(prompt.keys), options.max_new_tokens)
         return prompt, replace(options, max_new_tokens=room)
 
     def _submit(
