@@ -3,15 +3,18 @@
     python -m recipes.nano.train --work build/nano --out build/nano/model
 
 Every step leaves a file in the work folder and is skipped when that is there, so a run that was
-broken off goes on where it stopped, with other random numbers than an unbroken one. `--threads`
-sets how many cores to use.
+broken off goes on where it stopped, with other random numbers than an unbroken one. On a CPU the
+language model and the encoders, which do not need each other, are trained beside each other, and so
+are the branches. `--threads` sets how many cores to use.
 """
 
 import argparse
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -20,10 +23,12 @@ from recipes.nano.branches import train_audio_branch, train_vision_branch
 from recipes.nano.build import new_model, new_processor
 from recipes.nano.joint_space import train_imagebind_pictures, train_imagebind_sounds
 from recipes.nano.language import load_language, train_language
-from recipes.nano.loop import load, save
+from recipes.nano.loop import DEVICE, load, save
 from recipes.nano.material import Material, unpack
 from recipes.nano.settings import work_dir
 from recipes.nano.vision import load_vision, train_vision
+from video_llama.models import VideoLlamaForConditionalGeneration
+from video_llama.processing.processor import VideoLlamaProcessor
 
 MAX_SHIPPED_BYTES = 40_000_000
 
@@ -38,19 +43,20 @@ def once(path: Path, make: Callable[[], object], use: Callable[[], object] | Non
         use()
 
 
-def build(material: Material, out: Path) -> None:
-    """All steps in order."""
-    work = material.work
-    unpack(material)
+def make_language(material: Material) -> None:
+    """The language model."""
     processor = new_processor(material)
-    model = new_model(processor)
-    branch, listener = model.vision_branch, model.audio_branch
     once(
-        work / "language_model.pt",
-        lambda: train_language(model, processor, material),
-        lambda: load_language(model, work),
+        material.work / "language_model.pt",
+        lambda: train_language(new_model(processor), processor, material),
     )
-    model.language_model.requires_grad_(False).eval()
+
+
+def make_encoders(material: Material) -> None:
+    """The frame encoder with the image Q-Former, then the joint space."""
+    work = material.work
+    model = new_model(new_processor(material))
+    listener = model.audio_branch
     once(
         work / "query_tokens.pt",
         lambda: train_vision(model, material),
@@ -61,33 +67,78 @@ def build(material: Material, out: Path) -> None:
         lambda: train_imagebind_pictures(model, material),
         lambda: load(work, "imagebind_vision", listener.imagebind.vision),
     )
-    once(
-        work / "imagebind.pt",
-        lambda: train_imagebind_sounds(model, material),
-        lambda: load(work, "imagebind", listener.imagebind),
-    )
-    once(
-        work / "vision_branch.pt",
-        lambda: (
-            train_vision_branch(model, processor, material),
-            save(work, "vision_branch", branch),
-        ),
-        lambda: load(work, "vision_branch", branch),
-    )
-    once(
-        work / "audio_branch.pt",
-        lambda: (
-            train_audio_branch(model, processor, material),
-            save(work, "audio_branch", listener),
-        ),
-        lambda: load(work, "audio_branch", listener),
-    )
+    once(work / "imagebind.pt", lambda: train_imagebind_sounds(model, material))
+
+
+def frozen_model(
+    processor: VideoLlamaProcessor, material: Material
+) -> VideoLlamaForConditionalGeneration:
+    """The trained language model and encoders, with new branches."""
+    model = new_model(processor)
+    load_language(model, material.work)
+    load_vision(model, material)
+    load(material.work, "imagebind", model.audio_branch.imagebind)
+    model.language_model.requires_grad_(False).eval()
+    return model
+
+
+def make_vision_branch(material: Material) -> None:
+    """Frame positions, Video Q-Former and projector."""
+
+    def make() -> None:
+        processor = new_processor(material)
+        model = frozen_model(processor, material)
+        train_vision_branch(model, processor, material)
+        save(material.work, "vision_branch", model.vision_branch)
+
+    once(material.work / "vision_branch.pt", make)
+
+
+def make_audio_branch(material: Material) -> None:
+    """Sound positions, Audio Q-Former and projector."""
+
+    def make() -> None:
+        processor = new_processor(material)
+        model = frozen_model(processor, material)
+        train_audio_branch(model, processor, material)
+        save(material.work, "audio_branch", model.audio_branch)
+
+    once(material.work / "audio_branch.pt", make)
+
+
+def beside(steps: Sequence[Callable[[Material], None]], material: Material, threads: int) -> None:
+    """Steps that do not need each other: on several cores, each in a process with its share."""
+    share = threads // len(steps)
+    if DEVICE.type != "cpu" or not share:
+        for step in steps:
+            step(material)
+        return
+    context = get_context("spawn")
+    with ProcessPoolExecutor(
+        len(steps), context, initializer=torch.set_num_threads, initargs=(share,)
+    ) as pool:
+        for running in [pool.submit(step, material) for step in steps]:
+            running.result()
+
+
+def build(material: Material, out: Path, threads: int = 1) -> None:
+    """All steps in order; `threads` are shared by those that do not need each other."""
+    started = time.time()
+    unpack(material)
+    processor = new_processor(material)
+    beside((make_language, make_encoders), material, threads)
+    beside((make_vision_branch, make_audio_branch), material, threads)
+    model = new_model(processor)
+    load_language(model, material.work)
+    load(material.work, "vision_branch", model.vision_branch)
+    load(material.work, "audio_branch", model.audio_branch)
     model.requires_grad_(True).eval().half().to("cpu").save_pretrained(out)
     processor.save_pretrained(out)
     size = sum(path.stat().st_size for path in out.iterdir())
     if size > MAX_SHIPPED_BYTES:
         raise SystemExit(f"error: the model has {size} bytes, more than may be shipped")
-    print(json.dumps({"model": str(out), "bytes": size, "parameters": model.num_parameters()}))
+    facts = {"model": str(out), "bytes": size, "parameters": model.num_parameters()}
+    print(json.dumps({**facts, "seconds": round(time.time() - started)}), flush=True)
 
 
 def main() -> None:
@@ -102,7 +153,8 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     if arguments.fresh and arguments.work.is_dir():
         shutil.rmtree(arguments.work)
-    build(Material(work_dir(arguments.work), arguments.photographs), arguments.out)
+    material = Material(work_dir(arguments.work), arguments.photographs)
+    build(material, arguments.out, arguments.threads)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from video_llama.models.vision_branch import VisionBranch
 
 NAMING_STEPS, VISION_STEPS = 2000, 2000
 BATCH = 32  # frames of scenes
-DRAWN_STEPS, DRAWN_BATCH = 3000, 64  # where these are all there is
+DRAWN_STEPS, DRAWN_BATCH = 2500, 64  # where these are all there is
 PHOTOGRAPHS, MOSAICS = 16, 16  # beside them, where there are some: whole ones, and four in one
 SMALL_PHOTOGRAPHS = 128  # of half the size, to begin with
 

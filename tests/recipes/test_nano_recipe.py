@@ -2,8 +2,10 @@
 
 import io
 import json
+import os
 import random
 import tarfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from recipes.nano import (
     branches,
     joint_space,
     language,
+    loop,
     material,
     render,
     settings,
@@ -122,6 +125,7 @@ def miniature(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(render.SCENES, "frames", 480)  # each thing is alone in some
     monkeypatch.setattr(language, "TALKS", 64 * 16)
     monkeypatch.setattr(language, "ROUNDS", ((2, 1e-3, 0.0), (1, 1e-3, 0.5)))
+    monkeypatch.setattr(language, "DRAWN_ROUNDS", ((2, 1e-3, 0.0), (1, 1e-3, 0.5)))
     monkeypatch.setattr(language, "RECALL_STEPS", (1, 2))
     monkeypatch.setattr(vision, "NAMING_STEPS", 2)
     monkeypatch.setattr(vision, "VISION_STEPS", 2)
@@ -190,6 +194,33 @@ def test_every_step_runs_and_the_model_answers(
     report = run_task(TASK, world, assistant, ModelFacts("nano", {}), tmp_path / "results").report
     assert report["answered"] == 40
     assert "audio_branch.imagebind" in card(out, report, control=report)
+
+
+def note_threads(chosen: Material) -> None:
+    """Ends when the other one has begun."""
+    (chosen.work / f"{os.getpid()}.threads").write_text(str(torch.get_num_threads()))
+    end = time.monotonic() + 60
+    while len(list(chosen.work.iterdir())) < 2 and time.monotonic() < end:
+        time.sleep(0.05)
+
+
+def note_more(chosen: Material) -> None:
+    note_threads(chosen)
+
+
+def break_off(chosen: Material) -> None:
+    raise FloatingPointError(f"{chosen.work.name}: the gradient is not finite")
+
+
+@pytest.mark.skipif(loop.DEVICE.type != "cpu", reason="an accelerator does one step after another")
+def test_steps_beside_each_other_share_the_cores(tmp_path: Path) -> None:
+    train.beside((note_threads, note_more), Material(tmp_path), threads=6)
+    notes = list(tmp_path.iterdir())
+    assert {path.read_text() for path in notes} == {"3"}
+    assert len(notes) == 2
+    assert f"{os.getpid()}.threads" not in {path.name for path in notes}
+    with pytest.raises(FloatingPointError, match="not finite"):
+        train.beside((note_threads, break_off), Material(tmp_path), threads=2)
 
 
 def test_classes_without_a_word_are_left_out(tmp_path: Path, shards: Path) -> None:
