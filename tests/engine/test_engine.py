@@ -2,9 +2,12 @@
 
 import asyncio
 import gc
+import subprocess
+import sys
 import threading
 import time
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
@@ -370,3 +373,28 @@ def test_the_askers_switches_are_left_alone(llama, make_engine):
     read(make_engine(llama).submit(make_request(llama, PROMPT)))
     assert torch.is_grad_enabled()
     assert not torch.is_inference_mode_enabled()
+
+
+BROKEN_OFF = """
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+from tests.engine.conftest import SIZES, letters, make_request
+from video_llama.engine.engine import Engine
+
+model = LlamaForCausalLM(LlamaConfig(**{**SIZES, "hidden_size": 256})).eval()
+handle = Engine(model, letters).submit(make_request(model, [1, 2, 3], max_new_tokens=150))
+print(next(handle).text)
+"""
+
+
+def test_a_process_may_end_before_its_answer():
+    ran = subprocess.run(
+        [sys.executable, "-c", BROKEN_OFF],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert len(ran.stdout.strip()) == 1

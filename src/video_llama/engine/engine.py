@@ -6,8 +6,10 @@ that runs. What is asked and called off meanwhile is looked at before the next s
 Legend: L tokens of a prompt, D width of the language model, V vocabulary.
 """
 
+import atexit
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +34,8 @@ CACHE_BYTES = 1 << 30  # of rows that run, when nobody says how much; one full r
 KEPT_BYTES = 1 << 29  # of sequences that ran
 LONGEST = 4096  # tokens of a sequence, for a model without a limit of its own
 LINGER = 2.0  # seconds the thread waits for more work; an idle engine can be dropped
+_STARTED: "weakref.WeakKeyDictionary[threading.Thread, weakref.ref[Engine]]"
+_STARTED = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -174,6 +178,7 @@ class Engine:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
                 self._thread.start()
+                _STARTED[self._thread] = weakref.ref(self)
             self._changed.notify_all()
         return job.handle
 
@@ -424,3 +429,13 @@ class Engine:
         with self._changed:
             job.cancelled = True
             self._changed.notify_all()
+
+
+@atexit.register
+def _end_threads() -> None:
+    """A thread that Python stops at its own end, within a step, takes the process down with it."""
+    for thread, started in tuple(_STARTED.items()):
+        engine = started()
+        if engine is not None:
+            engine.shutdown(drain=False)
+        thread.join()
