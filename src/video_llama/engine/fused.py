@@ -51,7 +51,7 @@ class FusedRunner:
         self.dtype = cache.shape.dtype
         self.norm = inner.norm.weight.to(self.dtype)
         head: Any = model.get_output_embeddings()
-        self.head = head.weight.to(self.dtype).t()  # (D, V)
+        self.head = turned(head.weight, self.dtype)  # (D, V)
         self.layers = [fuse(layer, self.width, self.dtype) for layer in inner.layers]
         self.rotations = rotations(inner, longest)  # (positions, W / 2)
 
@@ -205,11 +205,17 @@ def fuse(layer: Any, width: int, dtype: torch.dtype) -> Weights:
         input_norm=layer.input_layernorm.weight.to(dtype),
         qkv=qkv.to(dtype).t().contiguous(),
         qkv_bias=None if bias is None else bias.to(dtype),
-        out=attention.o_proj.weight.to(dtype).t(),
+        out=turned(attention.o_proj.weight, dtype),
         mlp_norm=layer.post_attention_layernorm.weight.to(dtype),
         gate_up=torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]).to(dtype).t().contiguous(),
-        down=mlp.down_proj.weight.to(dtype).t(),
+        down=turned(mlp.down_proj.weight, dtype),
     )
+
+
+@torch.no_grad()
+def turned(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """(N, K) -> (K, N): a view, or a copy in that order where there must be one anyway."""
+    return weight.t() if weight.dtype == dtype else weight.to(dtype).t().contiguous()
 
 
 @torch.no_grad()
