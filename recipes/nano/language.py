@@ -40,7 +40,6 @@ TALKS = 48000
 # Steps, rate, and the blur that is begun with: from clear words to blurred ones, for what is learnt
 # of clear words lasts; then once more.
 ROUNDS = ((1700, 2e-3, 0.0), (900, 1e-3, 0.5))
-DRAWN_ROUNDS = ((1200, 2e-3, 0.0), (700, 1e-3, 0.5))  # of 18 things instead of 68
 RATE = 2e-3  # of recall
 RECALL_STEPS = (150, 250)  # with few words for things, then with all
 FEW_THINGS = 18
@@ -226,8 +225,7 @@ def train_language(
         loss = F.cross_entropy(logits, targets[learnt]) + 0.5 * kept
         return with_forms(loss, {**figures, **recalled})
 
-    rounds = ROUNDS if material.folder else DRAWN_ROUNDS
-    kept = [material.work / f"language.{number}.progress.pt" for number in range(len(rounds))]
+    kept = [material.work / f"language.{number}.progress.pt" for number in range(len(ROUNDS))]
     if not any(path.is_file() for path in kept):
         few, all_things = RECALL_STEPS
         recall.known = min(FEW_THINGS, recall.known)
@@ -235,7 +233,7 @@ def train_language(
         if recall.known < len(recall.forms):
             recall.known = len(recall.forms)
             train("recall", parameters, exercises, all_things, RATE, weight_decay=0.02)
-    for number, (steps, rate, first) in enumerate(rounds):
+    for number, (steps, rate, first) in enumerate(ROUNDS):
         if any(path.is_file() for path in kept[number + 1 :]):
             continue
 

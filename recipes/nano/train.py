@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from recipes.nano.branches import train_audio_branch, train_vision_branch
+from recipes.nano.branches import VisionData, train_audio_branch, train_vision_branch
 from recipes.nano.build import new_model, new_processor
 from recipes.nano.joint_space import train_imagebind_pictures, train_imagebind_sounds
 from recipes.nano.language import load_language, train_language
@@ -68,6 +68,7 @@ def make_encoders(material: Material) -> None:
         lambda: load(work, "imagebind_vision", listener.imagebind.vision),
     )
     once(work / "imagebind.pt", lambda: train_imagebind_sounds(model, material))
+    VisionData(model, material)  # encodes what the vision branch is trained on, beside the language
 
 
 def frozen_model(

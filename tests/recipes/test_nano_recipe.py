@@ -125,7 +125,6 @@ def miniature(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(render.SCENES, "frames", 480)  # each thing is alone in some
     monkeypatch.setattr(language, "TALKS", 64 * 16)
     monkeypatch.setattr(language, "ROUNDS", ((2, 1e-3, 0.0), (1, 1e-3, 0.5)))
-    monkeypatch.setattr(language, "DRAWN_ROUNDS", ((2, 1e-3, 0.0), (1, 1e-3, 0.5)))
     monkeypatch.setattr(language, "RECALL_STEPS", (1, 2))
     monkeypatch.setattr(vision, "NAMING_STEPS", 2)
     monkeypatch.setattr(vision, "VISION_STEPS", 2)
