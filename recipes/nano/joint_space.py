@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from recipes.nano.loop import DEVICE, batches, save, train
+from recipes.nano.loop import DEVICE, batches, products, save, train
 from recipes.nano.material import SIDE, Material, photographs
 from recipes.nano.pictures import PhotographBatches, flat_frames, jitter, lone_things
 from recipes.nano.render import THING_IDS, pixels, recorded_thing, render, sound_thing
@@ -21,15 +21,16 @@ from video_llama.models import VideoLlamaForConditionalGeneration
 from video_llama.models.imagebind import ImageBind
 from video_llama.models.vision_branch import VisionBranch
 
-PICTURE_STEPS = 500
-SOUND_STEPS = 700
+PICTURE_STEPS = 1500
+SOUND_STEPS = 1500
 BATCH = 32  # frames of scenes, and as many photographs where there are some
 SOUND_BATCH = 64
 SHOWN_PHOTOGRAPHS = 400  # of each thing, for what is trained on frozen encoders
 
 
 def start_from_frames(side: nn.Module, branch: VisionBranch) -> None:
-    """ImageBind's picture side begins as a copy of the frame encoder: the blocks are alike."""
+    """ImageBind's picture side begins with what the frame encoder knows of names: the blocks are
+    alike."""
     encoder = branch.vision_encoder
     side.patch_embedding.load_state_dict(encoder.embeddings.patch_embedding.state_dict())
     side.cls_token.data.copy_(encoder.embeddings.class_embedding.data)
@@ -75,7 +76,15 @@ def train_imagebind_pictures(model: VideoLlamaForConditionalGeneration, material
             figures["photograph"] = right[BATCH:].mean().item()
         return F.cross_entropy(logits, labels, label_smoothing=0.05), figures
 
-    train("imagebind pictures", [*side.parameters(), names], loss_of, PICTURE_STEPS, 5e-4)
+    train(
+        "imagebind pictures",
+        [*side.parameters(), names],
+        loss_of,
+        PICTURE_STEPS,
+        5e-4,
+        turned=products(side),
+        turned_rate=0.01,  # it has learnt something
+    )
     torch.save(names.data, material.work / "names.pt")
     save(material.work, "imagebind_vision", side)
 
@@ -183,7 +192,14 @@ def train_imagebind_sounds(model: VideoLlamaForConditionalGeneration, material: 
             figures["recorded"] = right[recorded].mean().item()
         return loss, figures
 
-    train("imagebind sounds", side.parameters(), loss_of, SOUND_STEPS, 1e-3)
+    train(
+        "imagebind sounds",
+        side.parameters(),
+        loss_of,
+        SOUND_STEPS,
+        1e-3,
+        turned=products(side),
+    )
     side.eval()
     spread = torch.linspace(0, len(heard) - 1, min(4000, len(heard))).long()
     with torch.no_grad():

@@ -25,11 +25,63 @@ def uniform(shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:
 
 
 def cosine(step: int, steps: int, peak: float, warmup: int) -> float:
-    """Linear warm-up, then a cosine to a twentieth of the peak."""
+    """Linear warm-up, then a cosine to a fiftieth of the peak."""
     if step < warmup:
         return peak * (step + 1) / warmup
     share = (step - warmup) / max(1, steps - warmup)
-    return peak * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * share)))
+    return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, made orthogonal, for the weights of products and convolutions (Jordan et al. 2024).
+
+    torch has it for matrices alone; a kernel (out, in, h, w) is taken as the matrix (out, in h w).
+    """
+
+    MOMENTUM = 0.95
+
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        super().__init__(parameters, {"lr": 0.0})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # noqa: ARG002
+        """Update every parameter that has a gradient."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                momentum.mul_(self.MOMENTUM).add_(p.grad)
+                update = orthogonal(p.grad.add(momentum, alpha=self.MOMENTUM).flatten(1))
+                wide = (update.shape[0] / update.shape[1]) ** 0.5
+                p.add_(update.view_as(p), alpha=-group["lr"] * max(1.0, wide))
+
+
+def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
+    """A matrix (M, N), its singular values brought near one: five steps of Newton and Schulz."""
+    x = matrix.bfloat16()
+    x = x.T if x.shape[0] > x.shape[1] else x
+    x = x / (x.norm() + 1e-7)
+    for _ in range(5):
+        square = x @ x.T
+        x = 3.4445 * x + (2.0315 * square @ square - 4.7750 * square) @ x
+    x = x.T if matrix.shape[0] > matrix.shape[1] else x
+    return x.to(matrix.dtype)
+
+
+def products(*modules: nn.Module) -> list[nn.Parameter]:
+    """The weights of linear layers and convolutions: what `Muon` is for."""
+    layers = [layer for module in modules for layer in module.modules()]
+    return [layer.weight for layer in layers if isinstance(layer, nn.Linear | nn.Conv2d)]
+
+
+def mixed_precision() -> torch.autocast:
+    """Products in bfloat16 where the device has them."""
+    if DEVICE.type == "cpu":
+        there = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    else:
+        there = DEVICE.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.autocast(DEVICE.type, torch.bfloat16, enabled=there)
 
 
 def train(
@@ -43,39 +95,51 @@ def train(
     every: int = 50,
     module: nn.Module | None = None,
     keep: Path | None = None,
+    turned: Sequence[nn.Parameter] = (),
+    turned_rate: float = 0.02,
 ) -> None:
-    """Minimise `loss_of(step)` with AdamW; prints a line of JSON now and then.
+    """Minimise `loss_of(step)`; prints a line of JSON now and then.
 
-    With `keep`, where the training stands (`module` and the optimiser) is written there every few
-    minutes, and read back by a run that finds it; the random numbers begin anew.
+    `turned`, some of the parameters, are trained with Muon, all others with AdamW. With `keep`,
+    where the training stands (`module` and the optimisers) is written there every few minutes, and
+    read back by a run that finds it; the random numbers begin anew.
 
     Stops with an error before an update that is not finite.
     """
     parameters = [p for p in parameters if p.requires_grad]
-    decayed = [p for p in parameters if p.ndim > 1]
+    apart = {id(p) for p in turned}
+    decayed = [p for p in parameters if p.ndim > 1 and id(p) not in apart]
     plain = [p for p in parameters if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}],
-        lr=rate,
-        betas=(0.9, 0.98),
-    )
+    groups = [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
+    ]
+    if turned:
+        optimizers.append(Muon(turned))
     started, seen, first = time.time(), {}, 0
     if module is not None and keep is not None and keep.is_file():
         held = torch.load(keep, weights_only=True, map_location=DEVICE)
         module.load_state_dict(held["module"])
-        optimizer.load_state_dict(held["optimizer"])
+        for optimizer, state in zip(optimizers, held["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
         first = held["step"]
     for step in range(first, steps):
-        for group in optimizer.param_groups:
-            group["lr"] = cosine(step, steps, rate, warmup)
-        loss, figures = loss_of(step)
-        norm = None
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer, peak in zip(optimizers, (rate, turned_rate), strict=False):
+            for group in optimizer.param_groups:
+                group["lr"] = cosine(step, steps, peak, warmup)
+        with mixed_precision():
+            loss, figures = loss_of(step)
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(parameters, 1.0)
         if not torch.isfinite(norm):
             raise FloatingPointError(f"{name}: the gradient of step {step} is not finite")
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         for key, value in {"loss": loss.item(), **figures}.items():
             seen[key] = value if key not in seen else 0.9 * seen[key] + 0.1 * value
         if step % every == every - 1 or step == steps - 1:
@@ -84,8 +148,9 @@ def train(
             print(json.dumps(line), flush=True)
         if module is not None and keep is not None and step % KEPT_EVERY == KEPT_EVERY - 1:
             part = keep.with_suffix(".part")
-            held = {"step": step + 1, "module": module.state_dict()}
-            torch.save({**held, "optimizer": optimizer.state_dict()}, part)
+            states = [optimizer.state_dict() for optimizer in optimizers]
+            held = {"step": step + 1, "module": module.state_dict(), "optimizers": states}
+            torch.save(held, part)
             part.replace(keep)
 
 

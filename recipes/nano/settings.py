@@ -11,11 +11,11 @@ NUM_FRAMES = 8
 NUM_CLIPS = 3  # sound clips of 2 s
 WIDTH = 192
 EMBEDDING = 128  # width of the joint image-sound space
-IMAGE_STEM = (32, 64, 128, 192)  # 64 -> 4 pixels
+IMAGE_STEM = (48, 96, 192, 256)  # 64 -> 4 pixels
 AUDIO_STEM = (16, 24, 48, 96, 192)  # 128 x 204 -> 4 x 7
 
 SEED = 0
-SCENES = {"frames": 16000, "clips": 9000, "sounds": 6000, "recorded": 9000}  # of each kind
+SCENES = {"frames": 40000, "clips": 20000, "sounds": 8000, "recorded": 16000}  # of each kind
 
 
 def nano_config(vocab_size: int, bos: int, eos: int, pad: int) -> VideoLlamaConfig:

@@ -3,9 +3,9 @@
     python -m recipes.nano.train --work build/nano --out build/nano/model
 
 Every step leaves a file in the work folder and is skipped when that is there, so a run that was
-broken off goes on where it stopped, with other random numbers than an unbroken one. On a CPU the
-language model and the encoders, which do not need each other, are trained beside each other, and so
-are the branches. `--threads` sets how many cores to use.
+broken off goes on where it stopped, with other random numbers than an unbroken one. On a CPU two
+steps that do not need each other are trained beside each other: the language model and the names,
+the frame encoder and the joint space, the two branches. `--threads` sets how many cores to use.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from recipes.nano.joint_space import train_imagebind_pictures, train_imagebind_s
 from recipes.nano.language import load_language, train_language
 from recipes.nano.loop import DEVICE, load, save
 from recipes.nano.material import Material, unpack
+from recipes.nano.naming import load_naming, train_naming
 from recipes.nano.settings import work_dir
 from recipes.nano.vision import load_vision, train_vision
 from video_llama.models import VideoLlamaForConditionalGeneration
@@ -52,23 +53,36 @@ def make_language(material: Material) -> None:
     )
 
 
-def make_encoders(material: Material) -> None:
-    """The frame encoder with the image Q-Former, then the joint space."""
-    work = material.work
-    model = new_model(new_processor(material))
-    listener = model.audio_branch
+def make_naming(material: Material) -> None:
+    """The frame encoder, as far as names go."""
     once(
-        work / "query_tokens.pt",
+        material.work / "naming.pt",
+        lambda: train_naming(new_model(new_processor(material)), material),
+    )
+
+
+def make_vision(material: Material) -> None:
+    """The frame encoder with the image Q-Former."""
+    model = new_model(new_processor(material))
+    load_naming(model, material)
+    once(
+        material.work / "query_tokens.pt",
         lambda: train_vision(model, material),
         lambda: load_vision(model, material),
     )
+    VisionData(model, material)  # what the vision branch is trained on, encoded
+
+
+def make_joint_space(material: Material) -> None:
+    """Pictures, names and sounds in one space."""
+    model = new_model(new_processor(material))
+    load_naming(model, material)
     once(
-        work / "imagebind_vision.pt",
+        material.work / "imagebind_vision.pt",
         lambda: train_imagebind_pictures(model, material),
-        lambda: load(work, "imagebind_vision", listener.imagebind.vision),
+        lambda: load(material.work, "imagebind_vision", model.audio_branch.imagebind.vision),
     )
-    once(work / "imagebind.pt", lambda: train_imagebind_sounds(model, material))
-    VisionData(model, material)  # encodes what the vision branch is trained on, beside the language
+    once(material.work / "imagebind.pt", lambda: train_imagebind_sounds(model, material))
 
 
 def frozen_model(
@@ -127,7 +141,8 @@ def build(material: Material, out: Path, threads: int = 1) -> None:
     started = time.time()
     unpack(material)
     processor = new_processor(material)
-    beside((make_language, make_encoders), material, threads)
+    beside((make_language, make_naming), material, threads)
+    beside((make_vision, make_joint_space), material, threads)
     beside((make_vision_branch, make_audio_branch), material, threads)
     model = new_model(processor)
     load_language(model, material.work)

@@ -1,7 +1,7 @@
 """The frame encoder and the image Q-Former: what is in a picture, of which colour, how many, where.
 
-The labels take the place of BLIP-2's captions. First the encoder alone learns names, on photographs
-of half the size; then everything is read from frames of scenes and whole photographs.
+The labels take the place of BLIP-2's captions. The encoder has learnt names (`naming`); here
+everything is read from frames of scenes and whole photographs.
 """
 
 import numpy as np
@@ -9,21 +9,20 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from recipes.nano.loop import DEVICE, batches, load, save, train
+from recipes.nano.loop import DEVICE, batches, load, products, save, train
 from recipes.nano.material import Material
 from recipes.nano.pictures import PhotographBatches, flat_frames, jitter
-from recipes.nano.render import GRID, pixels
-from recipes.nano.settings import IMAGE_SIZE, SEED, WIDTH
+from recipes.nano.render import pixels
+from recipes.nano.settings import SEED, WIDTH
 from video_llama.data.world.things import COLOURS, COUNTS, NAMED
 from video_llama.models import VideoLlamaForConditionalGeneration
 from video_llama.models.qformer import ask
 from video_llama.models.vision_branch import VisionBranch
 
-NAMING_STEPS, VISION_STEPS = 2000, 2000
+VISION_STEPS = 4000
 BATCH = 32  # frames of scenes
 DRAWN_STEPS, DRAWN_BATCH = 2500, 64  # where these are all there is
 PHOTOGRAPHS, MOSAICS = 16, 16  # beside them, where there are some: whole ones, and four in one
-SMALL_PHOTOGRAPHS = 128  # of half the size, to begin with
 
 
 class FrameHeads(nn.Module):
@@ -111,42 +110,8 @@ def photograph_facts(things: torch.Tensor) -> torch.Tensor:
     return facts
 
 
-def train_naming(
-    branch: VisionBranch, heads: FrameHeads, real: PhotographBatches, material: Material
-) -> None:
-    """The frame encoder alone, on photographs of half the size, by their names.
-
-    They cost a quarter, most have no more pixels, and things in scenes are no larger.
-    """
-    encoder = branch.vision_encoder
-
-    def naming(_: int) -> tuple[torch.Tensor, dict[str, float]]:
-        x, things = real.draw(SMALL_PHOTOGRAPHS, IMAGE_SIZE // 2)
-        states = small_states(encoder, x)
-        logits = heads.patches(states[:, 1:].mean(1))
-        whole = heads.heads[0](heads.whole(states)[:, 0])
-        loss = F.cross_entropy(logits, things, label_smoothing=0.05)
-        loss = loss + 0.5 * F.cross_entropy(whole, things, label_smoothing=0.05)
-        return loss, {"photograph": (logits.argmax(-1) == things).float().mean().item()}
-
-    kept = nn.ModuleList([encoder, heads])
-    keep = material.work / "naming.progress.pt"
-    train("naming", kept.parameters(), naming, NAMING_STEPS, 1e-3, module=kept, keep=keep)
-
-
-def small_states(encoder: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """States (B, 1 + P / 4, D) of pictures of half the size: positions are means of four."""
-    embeddings = encoder.embeddings
-    cls, rows = embeddings.position_embedding.split([1, GRID * GRID], dim=1)
-    rows = F.avg_pool2d(rows.mT.unflatten(2, (GRID, GRID)), 2).flatten(2).mT
-    patches = embeddings.patch_embedding(x).flatten(2).mT
-    first = (embeddings.class_embedding + cls).expand(len(x), -1, -1)
-    states = encoder.encoder(inputs_embeds=torch.cat([first, patches + rows], dim=1))
-    return encoder.post_layernorm(states.last_hidden_state)
-
-
 def train_vision(model: VideoLlamaForConditionalGeneration, material: Material) -> None:
-    """The frame encoder with the image Q-Former."""
+    """The frame encoder, which has learnt names, with the image Q-Former."""
     frames, facts, patches = flat_frames(material)
     branch: VisionBranch = model.vision_branch
     heads = FrameHeads().to(DEVICE)
@@ -191,9 +156,17 @@ def train_vision(model: VideoLlamaForConditionalGeneration, material: Material) 
 
     kept = nn.ModuleList([*parts, nn.ParameterList([branch.query_tokens])])
     keep = material.work / "vision.progress.pt"
-    if real and not keep.is_file():
-        train_naming(branch, heads, real, material)
-    train("vision", kept.parameters(), reading, steps, 1e-3, module=kept, keep=keep)
+    train(
+        "vision",
+        kept.parameters(),
+        reading,
+        steps,
+        1e-3,
+        module=kept,
+        keep=keep,
+        turned=products(branch.vision_encoder),
+        turned_rate=0.01,  # it has learnt something
+    )
     save(material.work, "vision_encoder", branch.vision_encoder)
     save(material.work, "image_qformer", branch.qformer)
     save(material.work, "frame_heads", heads)

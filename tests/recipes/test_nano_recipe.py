@@ -20,6 +20,7 @@ from recipes.nano import (
     language,
     loop,
     material,
+    naming,
     render,
     settings,
     text,
@@ -126,14 +127,16 @@ def miniature(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(language, "TALKS", 64 * 16)
     monkeypatch.setattr(language, "ROUNDS", ((2, 1e-3, 0.0), (1, 1e-3, 0.5)))
     monkeypatch.setattr(language, "RECALL_STEPS", (1, 2))
-    monkeypatch.setattr(vision, "NAMING_STEPS", 2)
+    monkeypatch.setattr(naming, "STEPS", 2)
+    monkeypatch.setattr(naming, "DRAWN_STEPS", 2)
+    monkeypatch.setattr(naming, "BATCH", 24)
+    monkeypatch.setattr(naming, "DRAWN", 8)
     monkeypatch.setattr(vision, "VISION_STEPS", 2)
     monkeypatch.setattr(vision, "DRAWN_STEPS", 2)
     monkeypatch.setattr(vision, "BATCH", 16)
     monkeypatch.setattr(joint_space, "BATCH", 16)
     monkeypatch.setattr(vision, "PHOTOGRAPHS", 8)
     monkeypatch.setattr(vision, "MOSAICS", 4)
-    monkeypatch.setattr(vision, "SMALL_PHOTOGRAPHS", 16)
     monkeypatch.setattr(joint_space, "SOUND_BATCH", 16)
     monkeypatch.setattr(joint_space, "PICTURE_STEPS", 2)
     monkeypatch.setattr(joint_space, "SOUND_STEPS", 2)
@@ -249,3 +252,55 @@ def test_only_the_named_modules_train(tmp_path: Path) -> None:
     assert not model.vision_branch.vision_encoder.training
     assert not model.audio_branch.imagebind.training
     assert model.audio_branch.qformer.training
+
+
+@pytest.mark.parametrize("shape", [(24, 60), (60, 24), (32, 3, 3, 3)])
+def test_muon_turns_by_as_much_in_every_direction(shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.nn.Parameter(torch.zeros(shape))
+    # Of a gradient that is nearly all in one direction.
+    left = torch.randn(shape[0], 1, generator=generator)
+    right = torch.randn(1, weight[0].numel(), generator=generator)
+    weight.grad = (10 * left @ right).view(shape) + torch.randn(shape, generator=generator)
+    before = torch.linalg.svdvals(weight.grad.flatten(1))
+    assert before.max() > 20 * before.median()
+    optimizer = loop.Muon([weight])
+    optimizer.param_groups[0]["lr"] = 0.1
+    optimizer.step()
+    singular = torch.linalg.svdvals(weight.detach().flatten(1))
+    wide = max(1.0, (shape[0] / weight[0].numel()) ** 0.5)
+    assert singular.max() < 0.13 * wide
+    assert singular.median() > 0.06 * wide
+
+
+def test_what_muon_is_for_are_products() -> None:
+    stem = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8))
+    layers = torch.nn.ModuleList([stem, torch.nn.Embedding(5, 8), torch.nn.Linear(8, 2)])
+    assert [tuple(p.shape) for p in loop.products(layers)] == [(8, 3, 3, 3), (2, 8)]
+
+
+def test_training_with_muon_goes_on_where_it_was_broken_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "KEPT_EVERY", 3)
+    target = torch.randn(4, 8, generator=torch.Generator().manual_seed(1))
+
+    def run(keep: Path | None, breaks_at: int | None = None) -> torch.Tensor:
+        torch.manual_seed(0)
+        layer = torch.nn.Linear(8, 4)
+
+        def loss_of(step: int) -> tuple[torch.Tensor, dict[str, float]]:
+            if step == breaks_at:
+                raise KeyboardInterrupt
+            return (layer.weight - target).square().sum() + layer.bias.square().sum(), {}
+
+        turned = loop.products(layer)
+        try:
+            loop.train(
+                "x", layer.parameters(), loss_of, 9, 1e-2, module=layer, keep=keep, turned=turned
+            )
+        except KeyboardInterrupt:
+            return run(keep)
+        return layer.weight.detach()
+
+    assert torch.equal(run(tmp_path / "kept.pt", breaks_at=5), run(None))
