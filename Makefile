@@ -28,7 +28,7 @@ SAMPLES := src/video_llama/assets/samples
 demo: $(STAMP)
 	@for question in "What do you see and what do you hear?" "Which way does the dog move?" "狗是什么颜色的？"; do \
 		echo "$$ video-llama ask red_dog.mp4 \"$$question\""; \
-		$(BIN)/video-llama ask $(SAMPLES)/red_dog.mp4 "$$question"; \
+		$(BIN)/video-llama ask $(SAMPLES)/red_dog.mp4 "$$question" || exit 1; \
 	done
 	@echo "$$ video-llama ask train.wav \"What do you hear?\""; \
 	$(BIN)/video-llama ask $(SAMPLES)/train.wav "What do you hear?"

@@ -66,11 +66,11 @@ def share_right(answers: list[dict[str, Any]], words: tuple[str, ...]) -> float:
     return sum(answer["right"] for answer in asked) / len(asked)
 
 
-# Some points below the model card (0.93, 0.98, 0.99, 0.95, 1.00), for fewer scenes scatter more;
+# Some points below the model card (0.91, 0.90, 0.98, 0.93, 1.00), for fewer scenes scatter more;
 # chance is 0.02, 0.12, 0.13, 0.38, 0.08.
 @pytest.mark.parametrize(
     ("kind", "least"),
-    [("object", 0.87), ("colour", 0.93), ("motion", 0.94), ("count", 0.9), ("sound", 0.95)],
+    [("object", 0.86), ("colour", 0.85), ("motion", 0.94), ("count", 0.88), ("sound", 0.95)],
 )
 def test_held_out_scenes(answers: list[dict[str, Any]], kind: str, least: float) -> None:
     assert share_right(answers, (kind,)) >= least
@@ -85,5 +85,5 @@ def test_what_is_shipped_is_small_and_described() -> None:
     assert sum(path.stat().st_size for path in files) <= 40_000_000
     assert not [path for path in files if path.suffix in (".bin", ".pt", ".pkl")]
     card = (ASSETS / "nano" / "README.md").read_text(encoding="utf-8")
-    for word in ("pictures alone", "chance", "control", "seeds", "Apache-2.0"):
+    for word in ("pictures alone", "chance", "turned", "seeds", "research and education only"):
         assert word in card

@@ -19,18 +19,19 @@ from torch.nn import functional as F
 
 from recipes.nano.joint_space import SHOWN_PHOTOGRAPHS, picture_embeddings
 from recipes.nano.language import blurred
-from recipes.nano.loop import DEVICE, batches, normal, train
-from recipes.nano.material import Material, photographs
-from recipes.nano.pictures import flat_frames
+from recipes.nano.loop import DEVICE, batches, mixed_precision, normal, train
+from recipes.nano.material import Material
+from recipes.nano.pictures import PhotographBatches, flat_frames
 from recipes.nano.render import clip_scene, pixels, render
-from recipes.nano.settings import IMAGE_SIZE, SEED
+from recipes.nano.settings import SEED
 from recipes.nano.text import Talk, Words, make_talk_about, said, tokenize_talk
 from video_llama.data.world.scene import Group, Scene, sample_scene
 from video_llama.data.world.things import COLOURS, NAMED
 from video_llama.models import VideoLlamaForConditionalGeneration
+from video_llama.models.vision_branch import VisionBranch
 from video_llama.processing.processor import VideoLlamaProcessor
 
-VISION_STEPS = (800, 400)  # stage 1, stage 2
+VISION_STEPS = (2000, 1000)  # stage 1, stage 2
 AUDIO_STEPS = (900, 200)
 COMPARED = 0.4  # of the scenes of stage 2 that can be: seen and heard
 COMPARING = ("match", "audible", "both")  # what is asked first of these
@@ -97,10 +98,11 @@ def encode(
 ) -> np.ndarray:
     """What a frozen encoder says of frames (N, S, S, 3), computed once: half precision (N, ...)."""
     if not path.is_file():
-        parts = [
-            encoder(pixels(frames[i : i + 256])).cpu().numpy().astype(np.float16)
-            for i in range(0, len(frames), 256)
-        ]
+        with mixed_precision():
+            parts = [
+                encoder(pixels(frames[i : i + 256])).float().cpu().numpy().astype(np.float16)
+                for i in range(0, len(frames), 256)
+            ]
         np.save(path.with_suffix(".part.npy"), np.concatenate(parts))
         path.with_suffix(".part.npy").rename(path)
     return np.load(path)
@@ -109,8 +111,7 @@ def encode(
 class VisionData:
     """Frame states of clips (N, 8, Q, D) and of pictures (K, 1, Q, D), with their scenes.
 
-    `picture_weights` (K,) say how often a picture is drawn: photographs of rare things more often
-    than there are of them, and as many photographs as scenes.
+    `picture_weights` (K,) say how often a picture is drawn.
     """
 
     def __init__(self, model: VideoLlamaForConditionalGeneration, material: Material) -> None:
@@ -125,37 +126,29 @@ class VisionData:
         seen = np.nonzero(facts[:, 0] >= 0)[0][::4]
         pictures = encode(frames[seen], branch.encode_frames, folder / "picture_states.npy")
         self.picture_scenes = [frame_scene(facts[i]) for i in seen]
-        weights = np.full(len(seen), 1 / len(seen))
         if material.folder:
-            real = photographs(material)
-            shown = real.at_most(SHOWN_PHOTOGRAPHS)
-            labels = real.labels[shown]
-            crops = crop_at_random(real.pixels[shown])
-            more = encode(crops, branch.encode_frames, folder / "photograph_states.npy")
+            more, labels = self.photographs(branch, material)
             pictures = np.concatenate([pictures, more])
             names = list(NAMED)
             self.picture_scenes += [
                 Scene((Group(names[label], None),), seconds=0.0) for label in labels
             ]
-            rare = np.bincount(labels, minlength=len(NAMED))[labels] ** -0.5
-            weights = np.concatenate([weights, rare / rare.sum()])
         self.pictures = pictures[:, None]
-        self.picture_weights = torch.from_numpy(weights)
+        # As many photographs as scenes.
+        drawn, photographed = len(seen), len(pictures) - len(seen)
+        weights = [1 / drawn] * drawn + [1 / max(1, photographed)] * photographed
+        self.picture_weights = torch.tensor(weights)
 
-
-def crop_at_random(frames: np.ndarray) -> np.ndarray:
-    """Photographs (N, SIDE, SIDE, 3), each cropped somewhere to (S, S, 3) and perhaps mirrored."""
-    rng = np.random.default_rng(SEED)
-    top, left = rng.integers(0, frames.shape[1] - IMAGE_SIZE + 1, (2, len(frames)))
-    cropped = np.stack(
-        [
-            frame[t : t + IMAGE_SIZE, x : x + IMAGE_SIZE]
-            for frame, t, x in zip(frames, top, left, strict=True)
-        ]
-    )
-    mirrored = rng.random(len(frames)) < 0.5
-    cropped[mirrored] = cropped[mirrored][:, :, ::-1]
-    return cropped
+    def photographs(self, branch: VisionBranch, material: Material) -> tuple[np.ndarray, ...]:
+        """Frame states (N, Q, D) of loosened photographs and their things (N,), computed once."""
+        paths = [material.work / f"photograph_{name}.npy" for name in ("states", "things")]
+        if not all(path.is_file() for path in paths):
+            drawn = PhotographBatches(material, material.things, SEED + 4)
+            for path, array in zip(
+                paths, drawn.encoded(branch.encode_frames, SHOWN_PHOTOGRAPHS), strict=True
+            ):
+                np.save(path, array)
+        return tuple(np.load(path) for path in paths)
 
 
 def soft(states: np.ndarray, noise: float, generator: torch.Generator) -> torch.Tensor:
@@ -186,13 +179,13 @@ def train_vision_branch(
         return torch.multinomial(data.picture_weights, count, generator=generator)
 
     def stage1(_: int) -> tuple[torch.Tensor, dict[str, float]]:
-        index, other = next(clip_order), some_pictures(64)
+        index, other = next(clip_order), some_pictures(128)
         moving = branch.join_frames(soft(data.clips[index.numpy()], 0.1, generator))
         still = branch.join_frames(soft(data.pictures[other.numpy()], 0.1, generator))
         loss, right = word_loss(moving, tables, clip_labels[index].to(DEVICE))
         picture_loss, picture_right = word_loss(still, tables, picture_labels[other].to(DEVICE))
         figures = {f"q{i}": share for i, share in enumerate(right)}
-        return loss + 0.4 * picture_loss, {**figures, "picture": float(np.mean(picture_right))}
+        return loss + picture_loss, {**figures, "picture": float(np.mean(picture_right))}
 
     train("vision stage 1", parameters, stage1, VISION_STEPS[0], 1e-3)
 

@@ -12,10 +12,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from recipes.nano.loop import DEVICE, batches, products, save, train
-from recipes.nano.material import SIDE, Material, photographs
+from recipes.nano.material import Material
 from recipes.nano.pictures import PhotographBatches, flat_frames, jitter, lone_things
 from recipes.nano.render import THING_IDS, pixels, recorded_thing, render, sound_thing
-from recipes.nano.settings import EMBEDDING, IMAGE_SIZE, SEED
+from recipes.nano.settings import EMBEDDING, SEED
 from video_llama.data.world.things import NAMED
 from video_llama.models import VideoLlamaForConditionalGeneration
 from video_llama.models.imagebind import ImageBind
@@ -25,7 +25,7 @@ PICTURE_STEPS = 1500
 SOUND_STEPS = 1500
 BATCH = 32  # frames of scenes, and as many photographs where there are some
 SOUND_BATCH = 64
-SHOWN_PHOTOGRAPHS = 400  # of each thing, for what is trained on frozen encoders
+SHOWN_PHOTOGRAPHS = 40_000  # for what is trained on frozen encoders
 
 
 def start_from_frames(side: nn.Module, branch: VisionBranch) -> None:
@@ -103,17 +103,12 @@ def picture_embeddings(
     alone = alone[np.isin(facts[alone, 0], audible)]
     parts = [pixels_of(frames, part) for part in np.array_split(alone, len(alone) // 256 + 1)]
     things = [torch.from_numpy(np.array(facts[alone, 0])).long()]
-    if material.folder:
-        real = photographs(material)
-        chosen = real.at_most(SHOWN_PHOTOGRAPHS)
-        chosen = chosen[np.isin(real.labels[chosen], audible)]
-        cut = (SIDE - IMAGE_SIZE) // 2
-        middle = real.pixels[:, cut : cut + IMAGE_SIZE, cut : cut + IMAGE_SIZE]
-        parts += [
-            pixels_of(middle, part) for part in np.array_split(chosen, len(chosen) // 256 + 1)
-        ]
-        things.append(torch.from_numpy(real.labels[chosen].astype(np.int64)))
     z = torch.cat([F.normalize(side(part()), dim=-1).cpu() for part in parts])
+    if material.folder:
+        real = PhotographBatches(material, material.audible, SEED + 5)
+        more, labels = real.encoded(side, SHOWN_PHOTOGRAPHS)
+        z = torch.cat([z, F.normalize(torch.from_numpy(more).float(), dim=-1)])
+        things.append(torch.from_numpy(labels))
     photographed = torch.arange(len(z)) >= len(things[0])
     return z, torch.cat(things), photographed
 

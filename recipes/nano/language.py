@@ -18,7 +18,7 @@ import torch
 from torch.nn import functional as F
 
 from recipes.nano.facts import OWNER_SHARE
-from recipes.nano.loop import DEVICE, batches, load, normal, products, save, train, uniform
+from recipes.nano.loop import DEVICE, batches, load, normal, save, train, uniform
 from recipes.nano.material import Material
 from recipes.nano.settings import SEED
 from recipes.nano.text import (
@@ -191,7 +191,6 @@ def train_language(
     order = prompts.batches(SEED + 3)
     parameters = list(model.language_model.parameters())
     model.language_model.train()
-    matrices = products(*model.language_model.model.layers)
 
     def with_forms(
         loss: torch.Tensor, figures: dict[str, float]
@@ -230,18 +229,10 @@ def train_language(
     if not any(path.is_file() for path in kept):
         few, all_things = RECALL_STEPS
         recall.known = min(FEW_THINGS, recall.known)
-        train("recall of few", parameters, exercises, few, RATE, weight_decay=0.02, turned=matrices)
+        train("recall of few", parameters, exercises, few, RATE, weight_decay=0.02)
         if recall.known < len(recall.forms):
             recall.known = len(recall.forms)
-            train(
-                "recall",
-                parameters,
-                exercises,
-                all_things,
-                RATE,
-                weight_decay=0.02,
-                turned=matrices,
-            )
+            train("recall", parameters, exercises, all_things, RATE, weight_decay=0.02)
     for number, (steps, rate, first) in enumerate(ROUNDS):
         if any(path.is_file() for path in kept[number + 1 :]):
             continue
@@ -258,7 +249,6 @@ def train_language(
             steps,
             rate,
             weight_decay=0.02,
-            turned=matrices,
             module=model.language_model,
             keep=kept[number],
         )

@@ -69,14 +69,6 @@ class Photographs:
         names = tuple(NAMED)
         return {names[i]: np.nonzero(self.labels == i)[0] for i in np.unique(self.labels)}
 
-    def at_most(self, count: int) -> np.ndarray:
-        """Indices of up to `count` photographs of each thing: the sharp ones, then others."""
-        chosen = []
-        for found in self.of_name.values():
-            order = np.argsort(~self.sharp[found], kind="stable")
-            chosen.append(found[order][:count])
-        return np.sort(np.concatenate(chosen))
-
     def draw(self, name: str, rng: random.Random) -> Image.Image:
         """One photograph of a thing."""
         return Image.fromarray(self.pixels[rng.choice(self.of_name[name])])

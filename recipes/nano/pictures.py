@@ -1,14 +1,18 @@
 """The pictures that encoders learn from: frames of scenes, and photographs, roughened."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from recipes.nano.loop import DEVICE, normal, uniform
+from recipes.nano.loop import DEVICE, mixed_precision, normal, uniform
 from recipes.nano.material import Material, photographs
 from recipes.nano.render import GRID, pixels, render
 from recipes.nano.settings import IMAGE_SIZE
 from video_llama.data.world.things import NAMED
+
+ENCODED = 256  # photographs at once
 
 
 def flat_frames(material: Material) -> tuple[np.ndarray, ...]:
@@ -57,7 +61,8 @@ def loosen(x: torch.Tensor, size: int, generator: torch.Generator) -> torch.Tens
 
 
 class PhotographBatches:
-    """Endless batches of photographs: rare things come more often than they are."""
+    """Endless batches of photographs: rare things come more often than they are, and sharp
+    photographs twice as often as others, for those of users are sharp."""
 
     def __init__(self, material: Material, names: tuple[str, ...], seed: int) -> None:
         self.photographs = photographs(material)
@@ -65,7 +70,9 @@ class PhotographBatches:
         self.index = np.concatenate([found[name] for name in names if name in found])
         labels = self.photographs.labels[self.index]
         counts = np.bincount(labels, minlength=len(NAMED))
-        self.weights = torch.from_numpy(counts[labels] ** -0.5)
+        self.weights = torch.from_numpy(
+            counts[labels] ** -0.5 * (1 + self.photographs.sharp[self.index])
+        )
         self.generator = torch.Generator().manual_seed(seed)
 
     def draw(self, count: int, size: int = IMAGE_SIZE) -> tuple[torch.Tensor, torch.Tensor]:
@@ -74,6 +81,24 @@ class PhotographBatches:
         index = self.index[chosen.numpy()]
         x = loosen(pixels(self.photographs.pixels[index]), size, self.generator)
         return x, torch.from_numpy(self.photographs.labels[index].astype(np.int64)).to(DEVICE)
+
+    @torch.no_grad()
+    def encoded(
+        self, encoder: Callable[[torch.Tensor], torch.Tensor], count: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What a frozen encoder says of about `count` of them, in half precision, and their things.
+
+        They are loosened here too: of a photograph as it is, an encoder that has learnt it is
+        surer than it will ever be of a new one.
+        """
+        states, labels = [], []
+        at_once = min(ENCODED, len(self.index))
+        with mixed_precision():
+            for _ in range(count // at_once):
+                x, things = self.draw(at_once)
+                states.append(encoder(x).float().cpu().numpy().astype(np.float16))
+                labels.append(things.cpu().numpy())
+        return np.concatenate(states), np.concatenate(labels)
 
     def mosaics(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Four photographs in each picture (count, 3, S, S), and things by patch (count, 16).

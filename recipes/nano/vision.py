@@ -4,6 +4,9 @@ The labels take the place of BLIP-2's captions. The encoder has learnt names (`n
 everything is read from frames of scenes and whole photographs.
 """
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import nn
@@ -19,10 +22,24 @@ from video_llama.models import VideoLlamaForConditionalGeneration
 from video_llama.models.qformer import ask
 from video_llama.models.vision_branch import VisionBranch
 
-VISION_STEPS = 4000
-BATCH = 32  # frames of scenes
-DRAWN_STEPS, DRAWN_BATCH = 2500, 64  # where these are all there is
-PHOTOGRAPHS, MOSAICS = 16, 16  # beside them, where there are some: whole ones, and four in one
+
+@dataclass(frozen=True)
+class Round:
+    """Steps with frames of scenes, whole photographs and mosaics of four in each batch.
+
+    `rate` is AdamW's; Muon's is ten times that, half of what it begins with in `naming`: the
+    encoder has learnt something.
+    """
+
+    steps: int
+    rate: float
+    frames: int
+    photographs: int = 0
+    mosaics: int = 0
+
+
+ROUNDS = (Round(4000, 1e-3, 32, 16, 16), Round(2400, 5e-4, 48, 16, 8))
+DRAWN_ROUNDS = (Round(2500, 1e-3, 64),)  # where there are no photographs
 
 
 class FrameHeads(nn.Module):
@@ -119,13 +136,13 @@ def train_vision(model: VideoLlamaForConditionalGeneration, material: Material) 
     for part in parts:
         part.train()
     generator = torch.Generator().manual_seed(SEED)
-    steps, size = (VISION_STEPS, BATCH) if material.folder else (DRAWN_STEPS, DRAWN_BATCH)
-    order = batches(len(frames), size, SEED)
     real = PhotographBatches(material, material.things, SEED) if material.folder else None
     held = torch.from_numpy(np.array(facts)).to(DEVICE)
     placed = torch.from_numpy(patches.astype(np.int64)).to(DEVICE)
 
-    def pictures() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def pictures(
+        part: Round, order: Iterator[torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Pictures with their things by patch, and facts of the first of them, mosaics being last.
 
         Frames, whole photographs, mosaics.
@@ -135,38 +152,51 @@ def train_vision(model: VideoLlamaForConditionalGeneration, material: Material) 
         patches = placed[index.to(DEVICE)]
         if not real:
             return x, patches, facts
-        photographed, things = real.draw(PHOTOGRAPHS)
-        mosaics, tiles = real.mosaics(MOSAICS)
+        photographed, things = real.draw(part.photographs)
+        mosaics, tiles = real.mosaics(part.mosaics)
         facts = torch.cat([facts, photograph_facts(things)])
         patches = torch.cat([patches, things[:, None].expand(-1, patches.shape[1]), tiles])
         return torch.cat([x, photographed, mosaics]), patches, facts
 
-    def reading(_: int) -> tuple[torch.Tensor, dict[str, float]]:
-        x, patches, facts = pictures()
+    def reading(
+        part: Round, order: Iterator[torch.Tensor]
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        x, patches, facts = pictures(part, order)
         states = branch.vision_encoder(x, return_dict=True).last_hidden_state
         # Of a mosaic only patches are asked.
         queries = ask(branch.qformer, branch.query_tokens, states[: len(facts)])
         loss, figures = heads(states, queries, facts, patches)
         if real:
-            about = facts[BATCH:, 0].long()
-            logits = heads.heads[0](queries[BATCH:, 0])
+            about = facts[part.frames :, 0].long()
+            logits = heads.heads[0](queries[part.frames :, 0])
             loss = loss + 2 * F.cross_entropy(logits, about, label_smoothing=0.1)
             figures["photograph"] = (logits.argmax(-1) == about).float().mean().item()
         return loss, figures
 
-    kept = nn.ModuleList([*parts, nn.ParameterList([branch.query_tokens])])
-    keep = material.work / "vision.progress.pt"
-    train(
-        "vision",
-        kept.parameters(),
-        reading,
-        steps,
-        1e-3,
-        module=kept,
-        keep=keep,
-        turned=products(branch.vision_encoder),
-        turned_rate=0.01,  # it has learnt something
-    )
+    modules = nn.ModuleList([*parts, nn.ParameterList([branch.query_tokens])])
+    rounds = ROUNDS if real else DRAWN_ROUNDS
+    kept = [material.work / f"vision.{number}.progress.pt" for number in range(len(rounds))]
+    for number, part in enumerate(rounds):
+        if any(path.is_file() for path in kept[number + 1 :]):
+            continue
+        order = batches(len(frames), part.frames, SEED + number)
+
+        def loss_of(
+            _: int, part: Round = part, order: Iterator[torch.Tensor] = order
+        ) -> tuple[torch.Tensor, dict[str, float]]:
+            return reading(part, order)
+
+        train(
+            f"vision {number + 1}",
+            modules.parameters(),
+            loss_of,
+            part.steps,
+            part.rate,
+            module=modules,
+            keep=kept[number],
+            turned=products(branch.vision_encoder),
+            turned_rate=10 * part.rate,
+        )
     save(material.work, "vision_encoder", branch.vision_encoder)
     save(material.work, "image_qformer", branch.qformer)
     save(material.work, "frame_heads", heads)

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from video_llama.data.labelled import Labelled, read_labelled
+from video_llama.data.labelled import SPLITS, Content, Labelled, Split, read_labelled
 from video_llama.data.world.photographs import (
     PhotographLook,
     WholePhotograph,
@@ -50,10 +50,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shards", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("build/claim"))
+    parser.add_argument("--split", choices=SPLITS, default="test", help="val to try things on")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    pictures = by_name(arguments.shards, "images", pictured)
-    sounds = by_name(arguments.shards, "sounds", recorded)
+    pictures = by_name(arguments.shards, "images", arguments.split, pictured)
+    sounds = by_name(arguments.shards, "sounds", arguments.split, recorded)
     counts = Counter(
         name
         for item in read_labelled(arguments.shards, "images", "train")
@@ -73,11 +74,11 @@ def main() -> None:
 
 
 def by_name(
-    shards: Path, content: str, name_of: Callable[[str], str | None]
+    shards: Path, content: Content, split: Split, name_of: Callable[[str], str | None]
 ) -> dict[str, list[Labelled]]:
-    """Items of the test split by the world's names, in a shuffled order that is always the same."""
+    """Items of a split by the world's names, in a shuffled order that is always the same."""
     found: dict[str, list[Labelled]] = defaultdict(list)
-    for item in read_labelled(shards, content, "test"):  # pyrefly: ignore[bad-argument-type]
+    for item in read_labelled(shards, content, split):
         name = name_of(item.label)
         if name is not None:
             found[name].append(item)

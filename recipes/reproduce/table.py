@@ -148,7 +148,12 @@ def plot(rows: Sequence[Row], path: Path) -> None:
             label = "chance" if place == 0 else None
             ends = [place - 0.42, place + 0.42]
             axes.plot(ends, [row.chance] * 2, "--", color="crimson", linewidth=1.2, label=label)
-    axes.set_xticks(range(len(shown)), [f"{row.title}\nn = {row.n}" for row in shown], fontsize=8)
+    titles = [row.title.replace(", ", ",\n").replace("? ", "?\n") for row in shown]
+    axes.set_xticks(
+        range(len(shown)),
+        [f"{title}\nn = {row.n}" for title, row in zip(titles, shown, strict=True)],
+        fontsize=8,
+    )
     axes.set(ylim=(0, 1), ylabel="share of right answers")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8, ncols=4, loc="upper center", bbox_to_anchor=(0.5, 1.14))
