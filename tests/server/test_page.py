@@ -282,9 +282,13 @@ def test_what_the_microphone_records(site, visit_with_devices):
     page.locator("#question [data-testid='microphone-button']").click()
     start = page.locator("#question [aria-label='Start recording']")
     stop = page.locator("#question [aria-label='Stop recording']")
-    start.or_(stop).wait_for()
-    if start.is_visible():  # it has found several microphones, and asks which
-        start.click()
+    for _ in range(60):
+        start.or_(stop).wait_for()
+        if stop.is_visible():
+            break
+        if start.is_visible():  # it has found several microphones, and asks which
+            start.click()
+        page.wait_for_timeout(500)
     stop.wait_for()
     page.wait_for_timeout(2000)
     stop.click()

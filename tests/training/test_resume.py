@@ -96,7 +96,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(
         process = start(lambda: train(made, io.StringIO()).step)
         # Somewhere in the middle of the next steps, once it has got going.
         if wait_for(Grows(folder / "checkpoints"), process):
-            time.sleep(chance.uniform(0.0, 0.4))
+            time.sleep(chance.uniform(0.0, 0.03))
         os.kill(process.pid, signal.SIGKILL)
         how, _ = process.end()
         kills += how == "died"

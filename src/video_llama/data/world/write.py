@@ -152,9 +152,8 @@ def _write_clip(
     count = max(1, round(scene.seconds * fps))
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         # One thread each: the bytes do not depend on the machine's number of cores.
-        video = container.add_stream(
-            "libx264", rate=fps, options={"crf": "20", "preset": "veryfast"}
-        )
+        options = {"crf": "20", "preset": "veryfast", **_steady()}
+        video = container.add_stream("libx264", rate=fps, options=options)
         video.width, video.height = size
         video.pix_fmt = "yuv420p"
         video.codec_context.thread_count = 1
@@ -174,6 +173,14 @@ def _write_clip(
             sound.sample_rate, sound.pts, sound.time_base = SAMPLE_RATE, 0, Fraction(1, SAMPLE_RATE)
             container.mux(audio.encode(sound))
             container.mux(audio.encode(None))
+
+
+def _steady() -> dict[str, str]:
+    """What keeps x264 to the same bytes every time: its code for AVX-512 does not."""
+    import torch
+
+    wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return {"x264-params": "asm=avx2"} if wide else {}
 
 
 def _check(
