@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from recipes.nano.joint_space import SHOWN_PHOTOGRAPHS, picture_embeddings
 from recipes.nano.language import blurred
-from recipes.nano.loop import DEVICE, batches, mixed_precision, normal, train
+from recipes.nano.loop import DEVICE, batches, mixed_precision, normal, save_array, train
 from recipes.nano.material import Material
 from recipes.nano.pictures import PhotographBatches, flat_frames
 from recipes.nano.render import clip_scene, pixels, render
@@ -103,8 +103,7 @@ def encode(
                 encoder(pixels(frames[i : i + 256])).float().cpu().numpy().astype(np.float16)
                 for i in range(0, len(frames), 256)
             ]
-        np.save(path.with_suffix(".part.npy"), np.concatenate(parts))
-        path.with_suffix(".part.npy").rename(path)
+        save_array(path, np.concatenate(parts))
     return np.load(path)
 
 
@@ -147,7 +146,7 @@ class VisionData:
             for path, array in zip(
                 paths, drawn.encoded(branch.encode_frames, SHOWN_PHOTOGRAPHS), strict=True
             ):
-                np.save(path, array)
+                save_array(path, array)
         return tuple(np.load(path) for path in paths)
 
 
@@ -302,6 +301,6 @@ def pictures_to_hear(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Embeddings of pictures as the audio branch reads them (N, E), and their things (N,)."""
     imagebind = model.audio_branch.imagebind
-    z, things, _ = picture_embeddings(imagebind.vision, material)
+    z, things = picture_embeddings(imagebind.vision, material)
     centred = F.normalize(z - imagebind.vision.mean.cpu(), dim=-1)
     return centred * z.shape[-1] ** 0.5, things

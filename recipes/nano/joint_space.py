@@ -4,7 +4,6 @@ Pictures by their names; then sounds towards the frozen pictures and names of th
 """
 
 import json
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -90,32 +89,24 @@ def train_imagebind_pictures(model: VideoLlamaForConditionalGeneration, material
 
 
 @torch.no_grad()
-def picture_embeddings(
-    side: nn.Module, material: Material
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def picture_embeddings(side: nn.Module, material: Material) -> tuple[torch.Tensor, torch.Tensor]:
     """Of lone drawn things and of photographs of what may be heard, by the frozen picture side.
 
-    Unit embeddings (N, E), things (N,), and which are photographs (N,), on the CPU.
+    Unit embeddings (N, E) and things (N,), on the CPU.
     """
     frames, facts, _ = flat_frames(material)
     audible = [THING_IDS[name] for name in material.audible]
     alone = lone_things(facts)
     alone = alone[np.isin(facts[alone, 0], audible)]
-    parts = [pixels_of(frames, part) for part in np.array_split(alone, len(alone) // 256 + 1)]
+    parts = np.array_split(alone, len(alone) // 256 + 1)
     things = [torch.from_numpy(np.array(facts[alone, 0])).long()]
-    z = torch.cat([F.normalize(side(part()), dim=-1).cpu() for part in parts])
+    z = torch.cat([F.normalize(side(pixels(frames[part])), dim=-1).cpu() for part in parts])
     if material.folder:
         real = PhotographBatches(material, material.audible, SEED + 5)
         more, labels = real.encoded(side, SHOWN_PHOTOGRAPHS)
         z = torch.cat([z, F.normalize(torch.from_numpy(more).float(), dim=-1)])
         things.append(torch.from_numpy(labels))
-    photographed = torch.arange(len(z)) >= len(things[0])
-    return z, torch.cat(things), photographed
-
-
-def pixels_of(frames: np.ndarray, index: np.ndarray) -> Callable[[], torch.Tensor]:
-    """Pixels of some frames, read when they are called for."""
-    return lambda: pixels(frames[index])
+    return z, torch.cat(things)
 
 
 def heard_sounds(material: Material) -> tuple[list[np.ndarray], torch.Tensor]:
@@ -153,7 +144,7 @@ def train_imagebind_sounds(model: VideoLlamaForConditionalGeneration, material: 
     """The sound side, towards the frozen pictures and name of the same thing; then both means."""
     imagebind: ImageBind = model.audio_branch.imagebind
     imagebind.vision.eval()
-    pictures, things, _ = picture_embeddings(imagebind.vision, material)
+    pictures, things = picture_embeddings(imagebind.vision, material)
     pictures = pictures.to(DEVICE)
     names = F.normalize(torch.load(material.work / "names.pt", weights_only=True), dim=-1)
     mels, heard = heard_sounds(material)

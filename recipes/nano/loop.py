@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -160,6 +161,13 @@ def batches(count: int, size: int, seed: int) -> Iterator[torch.Tensor]:
     while True:
         order = torch.randperm(count, generator=generator)
         yield from order[: count - count % size].split(size)
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Write an array (.npy) under its final name only when complete."""
+    part = path.with_suffix(".part.npy")
+    np.save(part, array)
+    part.rename(path)
 
 
 def save(folder: Path, name: str, module: nn.Module) -> None:

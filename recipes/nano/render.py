@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from recipes.nano.loop import DEVICE
+from recipes.nano.loop import DEVICE, save_array
 from recipes.nano.material import (
     Material,
     photograph_look,
@@ -234,8 +234,7 @@ def render(kind: str, material: Material, workers: int = 2) -> list[np.ndarray]:
             arguments = ([kind] * count, [material] * count, range(count))
             items = list(pool.map(_quiet_item, *arguments, chunksize=64))
         for path, arrays in zip(paths, zip(*items, strict=True), strict=True):
-            np.save(path.with_suffix(".part.npy"), np.stack(arrays))
-            path.with_suffix(".part.npy").rename(path)
+            save_array(path, np.stack(arrays))
     return [np.load(path, mmap_mode="r") for path in paths]
 
 
