@@ -89,7 +89,7 @@ def test_logits_of_both_runners(grouped, make_engine, monkeypatch):
 
 def test_half_precision_on_a_cpu_that_cannot_multiply_it(grouped, make_engine, monkeypatch):
     """What the weights mean is computed in full precision."""
-    monkeypatch.setattr(fused_module, "_multiplies", lambda dtype: False)
+    monkeypatch.setattr(fused_module, "multiplies", lambda dtype: False)
     half = copy.deepcopy(grouped).to(torch.bfloat16)
     exact = logits_of(make_engine(copy.deepcopy(half).float(), fuse=False))
     engine = make_engine(half)

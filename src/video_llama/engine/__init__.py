@@ -5,6 +5,7 @@ scheduler.py  who runs, who waits; numbers only, no tensors
 cache.py      keys and values of those who run, one row each
 prefix.py     keys and values of those who ran, for prompts that begin alike
 runner.py     one pass of the model over the rows; fused.py for models like LLaMA
+matrix.py     a weight in the order in which its products are fast
 sampler.py    from logits to the next id of every row
 handle.py     the asker's end of a request
 job.py        the engine's end of it

@@ -1,8 +1,8 @@
 """The same pass for models built like LLaMA, with few and large operations.
 
 Queries, keys and values are one product, gate and up another, and positions are one product of
-complex numbers. The weights of those are copies in another order; the rest is the model's own,
-unless it is of half precision and the CPU has no products of that (`computing_type`).
+complex numbers. On a CPU all weights are copies, in the order that is fast (`matrix`) and in full
+precision where it has no products of the model's own (`computing_type`).
 
 Legend: B rows that run, Q tokens of a chunk, T tokens that are looked at, D width of the model,
 G queries of a key-value head, H key-value heads, A = (G + 2) * H heads of one product, W width of a
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from video_llama.engine.cache import RowCache
+from video_llama.engine.matrix import Matrix, multiplies
 from video_llama.engine.runner import attention_mask
 
 MODELS = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
@@ -27,15 +28,14 @@ MAX_COPIED_BYTES = 4 << 30  # a larger model spends its time in products anyway
 
 @dataclass(frozen=True)
 class Weights:
-    """The weights of a layer: `qkv` (D, A * W) and `gate_up` (D, 2 I) are copies."""
+    """The weights of a layer."""
 
     input_norm: torch.Tensor
-    qkv: torch.Tensor
-    qkv_bias: torch.Tensor | None
-    out: torch.Tensor  # (G * H * W, D)
+    qkv: Matrix  # D -> A * W
+    out: Matrix  # G * H * W -> D
     mlp_norm: torch.Tensor
-    gate_up: torch.Tensor
-    down: torch.Tensor  # (I, D)
+    gate_up: Matrix  # D -> 2 I
+    down: Matrix  # I -> D
 
 
 class FusedRunner:
@@ -51,7 +51,7 @@ class FusedRunner:
         self.dtype = cache.shape.dtype
         self.norm = inner.norm.weight.to(self.dtype)
         head: Any = model.get_output_embeddings()
-        self.head = turned(head.weight, self.dtype)  # (D, V)
+        self.head = Matrix(head.weight, self.dtype)  # D -> V
         self.layers = [fuse(layer, self.width, self.dtype) for layer in inner.layers]
         self.rotations = rotations(inner, longest)  # (positions, W / 2)
 
@@ -96,11 +96,7 @@ class FusedRunner:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Hidden (N, D) -> queries (N, H, G, W), keys and values (N, 2, H, W), turned."""
         normed = self._normalise(hidden, weights.input_norm)
-        if weights.qkv_bias is None:
-            product = torch.mm(normed, weights.qkv)
-        else:
-            product = torch.addmm(weights.qkv_bias, normed, weights.qkv)
-        product = product.float()  # complex numbers have no half precision
+        product = weights.qkv.times(normed).float()  # complex numbers have no half precision
         product = product.view(len(hidden), -1, self.width)  # (N, A, W)
         turned = (self.queries + 1) * self.heads
         pairs = product[:, :turned].unflatten(-1, (-1, 2))
@@ -112,13 +108,13 @@ class FusedRunner:
 
     def _finish(self, hidden: torch.Tensor, mixed: torch.Tensor, weights: Weights) -> torch.Tensor:
         """What attention found (N, G * H * W) and the MLP, added to hidden (N, D)."""
-        hidden = torch.addmm(hidden, mixed, weights.out)
-        product = torch.mm(self._normalise(hidden, weights.mlp_norm), weights.gate_up)
+        hidden = weights.out.added(hidden, mixed)
+        product = weights.gate_up.times(self._normalise(hidden, weights.mlp_norm))
         gate, up = product.chunk(2, dim=-1)
-        return torch.addmm(hidden, F.silu(gate).mul_(up), weights.down)
+        return weights.down.added(hidden, F.silu(gate).mul_(up))
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        return torch.mm(self._normalise(hidden, self.norm), self.head)
+        return self.head.times(self._normalise(hidden, self.norm))
 
     def _normalise(self, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return F.rms_norm(hidden, weight.shape, weight, self.epsilon)
@@ -171,18 +167,9 @@ def computing_type(model: PreTrainedModel) -> torch.dtype:
     A CPU that has no products of half precision converts number by number, so that many rows cost
     as much as each alone. There weights are copied in full precision, and so is the cache.
     """
-    if model.device.type != "cpu" or _multiplies(model.dtype):
+    if model.device.type != "cpu" or multiplies(model.dtype):
         return model.dtype
     return torch.float32
-
-
-def _multiplies(dtype: torch.dtype) -> bool:
-    """Whether this CPU has products of a type, as oneDNN sees it."""
-    if dtype == torch.bfloat16:
-        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    if dtype == torch.float16:
-        return torch.ops.mkldnn._is_mkldnn_fp16_supported()
-    return True
 
 
 @torch.no_grad()
@@ -203,19 +190,12 @@ def fuse(layer: Any, width: int, dtype: torch.dtype) -> Weights:
         bias = torch.cat([paired(query), paired(key), value])
     return Weights(
         input_norm=layer.input_layernorm.weight.to(dtype),
-        qkv=qkv.to(dtype).t().contiguous(),
-        qkv_bias=None if bias is None else bias.to(dtype),
-        out=turned(attention.o_proj.weight, dtype),
+        qkv=Matrix(qkv, dtype, bias),
+        out=Matrix(attention.o_proj.weight, dtype),
         mlp_norm=layer.post_attention_layernorm.weight.to(dtype),
-        gate_up=torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]).to(dtype).t().contiguous(),
-        down=turned(mlp.down_proj.weight, dtype),
+        gate_up=Matrix(torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]), dtype),
+        down=Matrix(mlp.down_proj.weight, dtype),
     )
-
-
-@torch.no_grad()
-def turned(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """(N, K) -> (K, N): a view, or a copy in that order where there must be one anyway."""
-    return weight.t() if weight.dtype == dtype else weight.to(dtype).t().contiguous()
 
 
 @torch.no_grad()
