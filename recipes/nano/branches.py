@@ -31,7 +31,7 @@ from video_llama.models import VideoLlamaForConditionalGeneration
 from video_llama.models.vision_branch import VisionBranch
 from video_llama.processing.processor import VideoLlamaProcessor
 
-VISION_STEPS = (2000, 1000)  # stage 1, stage 2
+VISION_STEPS = (1600, 1000)  # stage 1, stage 2
 AUDIO_STEPS = (900, 200)
 COMPARED = 0.4  # of the scenes of stage 2 that can be: seen and heard
 COMPARING = ("match", "audible", "both")  # what is asked first of these
@@ -201,7 +201,7 @@ def train_vision_branch(
         return make_talk_about(replace(scene, sound=heard), rng, first=COMPARING)
 
     def stage2(_: int) -> tuple[torch.Tensor, dict[str, float]]:
-        clips, pictures = rng.sample(range(len(data.clips)), 20), some_pictures(12).tolist()
+        clips, pictures = rng.sample(range(len(data.clips)), 18), some_pictures(18).tolist()
         talks = [talk_about_clip(data.clip_scenes[i]) for i in clips]
         talks += [make_talk_about(data.picture_scenes[i], rng) for i in pictures]
         seen = [

@@ -4,6 +4,9 @@ It begins with recall: some tokens that each say a thing and something about it,
 another order, each followed by what was said. Two minutes of it teach to look for what is named,
 which an hour of conversations alone did not; a few such exercises go on beside the conversations.
 
+Beside it, comparing: whether one of some tokens named the thing that is named now, by another token
+or in writing. Of a conversation a yes or a no is one bit; here every exercise has six.
+
 Then it reads conversations about scenes. Where frames and sounds will be, it is given the
 embeddings of the words that describe them, blurred: scaled, mixed with other words, with noise. A
 model that has only read clean words does not read what a branch writes.
@@ -27,6 +30,7 @@ from recipes.nano.text import (
     Forms,
     Talk,
     Words,
+    mean_embeddings,
     said,
     talks,
     tokenize_talk,
@@ -39,11 +43,18 @@ from video_llama.processing.tokens import IGNORE_INDEX
 TALKS = 48000
 # Steps, rate, and the blur that is begun with: from clear words to blurred ones, for what is learnt
 # of clear words lasts; then once more.
-ROUNDS = ((1700, 2e-3, 0.0), (900, 1e-3, 0.5))
-RATE = 2e-3  # of recall
+ROUNDS = (
+    (1700, 2e-3, 0.0),
+    (1000, 1.5e-3, 0.5),
+    (1000, 1e-3, 0.5),
+    (1500, 1.5e-3, 0.0),
+    (800, 1e-3, 0.3),
+)
+RATE = 2e-3  # of recall and comparing
 RECALL_STEPS = (150, 250)  # with few words for things, then with all
 FEW_THINGS = 18
 RECALLED = 6  # things of one exercise
+COMPARED = 6  # things asked for in one exercise, named before or not
 BATCH = 64
 KEPT_UP = 16  # exercises beside every batch of conversations
 
@@ -149,8 +160,8 @@ class Recall:
         """Embeddings (B, L, D), mask and labels (B, L) of `count` exercises."""
         made = [self.exercise() for _ in range(count)]
         longest = max(len(text) for *_, text, _ in made)
-        values = torch.stack([table[ids].mean(0) for ids in self.values])
-        names = torch.stack([table[forms[0]].mean(0) for forms in self.forms])
+        values = mean_embeddings(self.values, table)
+        names = mean_embeddings([forms[0] for forms in self.forms], table)
         things = torch.tensor([one[0] for one in made])
         scale = 0.5 + 0.6 * uniform((count, RECALLED, 1), generator)
         said_of = values[torch.tensor([one[1] for one in made])] + OWNER_SHARE * names[things]
@@ -180,13 +191,87 @@ class Recall:
         return F.cross_entropy(logits, targets[learnt]), {"recalled": right}
 
 
+class Compare:
+    """Exercises in telling whether a thing was named.
+
+    Some tokens that each name a thing, then others or words for things, each followed by yes or no.
+    """
+
+    def __init__(self, processor: VideoLlamaProcessor, material: Material) -> None:
+        def ids(text: str) -> list[int]:
+            return processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+        before = len(ids("。"))
+        self.forms = Forms(processor.tokenizer, material.things).ids
+        self.replies = [(ids(" No"), ids(" Yes")), (ids("。不")[before:], ids("。是的")[before:])]
+        self.rng = random.Random(SEED + 8)
+        self.known = len(self.forms)  # things that are used so far
+
+    def exercise(self) -> tuple[list[int], list[int], list[list[int]]]:
+        """Things named first, things named again or not, and the replies."""
+        first = self.rng.sample(range(self.known), self.rng.randint(1, RECALLED))
+        others = [thing for thing in range(self.known) if thing not in first]
+        replies = self.rng.choice(self.replies)
+        then, said_of = [], []
+        for _ in range(COMPARED):
+            again = self.rng.random() < 0.5
+            then.append(self.rng.choice(first if again else others))
+            said_of.append(replies[again])
+        return first, then, said_of
+
+    def batch(
+        self, table: torch.Tensor, count: int, blur: float, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Embeddings (B, L, D), mask and labels (B, L) of `count` exercises."""
+        made = [self.exercise() for _ in range(count)]
+        rows, answers = [], []
+        for first, then, replies in made:
+            row = [-1 - thing for thing in first]  # below 0: a token that names a thing
+            answer = [IGNORE_INDEX] * len(row)
+            for thing, reply in zip(then, replies, strict=True):
+                written = self.rng.random() < 0.5
+                asked = self.rng.choice(self.forms[thing]) if written else [-1 - thing]
+                row += [*asked, *reply]
+                answer += [IGNORE_INDEX] * len(asked) + reply
+            rows.append(row)
+            answers.append(answer)
+        longest = max(map(len, rows))
+        ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+        labels = torch.tensor([row + [IGNORE_INDEX] * (longest - len(row)) for row in answers])
+        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+        named = ids < 0
+        names = mean_embeddings([forms[0] for forms in self.forms[: self.known]], table)
+        soft = blurred([names], -1 - ids[named][:, None], blur, generator)[:, 0]
+        embeddings = table[ids.clamp(min=0).to(DEVICE)]
+        embeddings[named] = soft.to(embeddings.dtype)
+        return embeddings, mask.to(DEVICE), labels.to(DEVICE)
+
+    def loss(
+        self,
+        model: VideoLlamaForConditionalGeneration,
+        count: int,
+        blur: float,
+        generator: torch.Generator,
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """Loss of `count` exercises, and the share of tokens told right."""
+        table = model.get_input_embeddings().weight
+        embeddings, mask, labels = self.batch(table, count, blur, generator)
+        output = model.language_model(inputs_embeds=embeddings, attention_mask=mask)
+        targets = labels[:, 1:]
+        learnt = targets != IGNORE_INDEX
+        logits = output.logits[:, :-1][learnt]
+        right = (logits.argmax(-1) == targets[learnt]).float().mean().item()
+        return F.cross_entropy(logits, targets[learnt]), {"compared": right}
+
+
 def train_language(
     model: VideoLlamaForConditionalGeneration, processor: VideoLlamaProcessor, material: Material
 ) -> None:
     """Train the language model: recall, then conversations about blurred words."""
     prompts = Prompts(processor, material)
     words = Words(processor.tokenizer, material.vocabulary)
-    recall, forms = Recall(processor, material), Forms(processor.tokenizer, material.things)
+    recall, compare = Recall(processor, material), Compare(processor, material)
+    forms = Forms(processor.tokenizer, material.things)
     generator = torch.Generator().manual_seed(SEED + 3)
     order = prompts.batches(SEED + 3)
     parameters = list(model.language_model.parameters())
@@ -198,8 +283,13 @@ def train_language(
         apart = forms.apart(model.get_input_embeddings().weight)
         return loss + 0.5 * apart, {**figures, "forms apart": apart.item()}
 
-    def exercises(_: int) -> tuple[torch.Tensor, dict[str, float]]:
-        return with_forms(*recall.loss(model, BATCH, generator))
+    def exercises(count: int, blur: float) -> tuple[torch.Tensor, dict[str, float]]:
+        recalled, figures = recall.loss(model, count, generator)
+        compared, more = compare.loss(model, count, blur, generator)
+        return recalled + compared, {**figures, **more}
+
+    def exercises_alone(_: int) -> tuple[torch.Tensor, dict[str, float]]:
+        return with_forms(*exercises(BATCH, 0.0))
 
     def answers(blur: float) -> tuple[torch.Tensor, dict[str, float]]:
         data, video, audio, lookups = prompts.batch(next(order))
@@ -221,18 +311,18 @@ def train_language(
         figures = {"exact": whole.mean().item()}
         if lookups.any():
             figures["lookups"] = whole[lookups].mean().item()
-        kept, recalled = recall.loss(model, KEPT_UP, generator)
+        kept, more = exercises(KEPT_UP, blur)
         loss = F.cross_entropy(logits, targets[learnt]) + 0.5 * kept
-        return with_forms(loss, {**figures, **recalled})
+        return with_forms(loss, {**figures, **more})
 
     kept = [material.work / f"language.{number}.progress.pt" for number in range(len(ROUNDS))]
     if not any(path.is_file() for path in kept):
         few, all_things = RECALL_STEPS
-        recall.known = min(FEW_THINGS, recall.known)
-        train("recall of few", parameters, exercises, few, RATE, weight_decay=0.02)
+        recall.known = compare.known = min(FEW_THINGS, recall.known)
+        train("recall of few", parameters, exercises_alone, few, RATE, weight_decay=0.02)
         if recall.known < len(recall.forms):
-            recall.known = len(recall.forms)
-            train("recall", parameters, exercises, all_things, RATE, weight_decay=0.02)
+            recall.known = compare.known = len(recall.forms)
+            train("recall", parameters, exercises_alone, all_things, RATE, weight_decay=0.02)
     for number, (steps, rate, first) in enumerate(ROUNDS):
         if any(path.is_file() for path in kept[number + 1 :]):
             continue

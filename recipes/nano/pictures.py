@@ -8,11 +8,12 @@ from torch.nn import functional as F
 
 from recipes.nano.loop import DEVICE, mixed_precision, normal, uniform
 from recipes.nano.material import Material, photographs
-from recipes.nano.render import GRID, pixels, render
+from recipes.nano.render import COVERED, GRID, pixels, render
 from recipes.nano.settings import IMAGE_SIZE
 from video_llama.data.world.things import NAMED
 
 ENCODED = 256  # photographs at once
+CUT_OUT = 40  # pixels of a thing before it is pasted
 
 
 def flat_frames(material: Material) -> tuple[np.ndarray, ...]:
@@ -112,3 +113,35 @@ class PhotographBatches:
         x = x.permute(0, 3, 1, 4, 2, 5).reshape(count, 3, IMAGE_SIZE, IMAGE_SIZE)
         half = GRID // 2
         return x, things.repeat_interleave(half, 1).repeat_interleave(half, 2).flatten(1)
+
+    def pasted(self, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """A cut-out on a ground in each picture (count, 3, S, S), facts (count, 12) and things by
+        patch (count, 16).
+
+        Other ones every time, where a rendered frame is met again and known by heart.
+        """
+        x, things = self.draw(count, CUT_OUT)
+        ground, _ = self.draw(count, IMAGE_SIZE)
+        one = (count, 1, 1, 1)
+        vague = F.avg_pool2d(ground, IMAGE_SIZE // 8)
+        vague = F.interpolate(vague, size=(IMAGE_SIZE, IMAGE_SIZE), mode="bilinear")
+        plain = normal((count, 3, 1, 1), self.generator)
+        ground = torch.where(uniform(one, self.generator) < 0.3, plain, vague)
+        half = 0.3 + 0.4 * uniform((count,), self.generator)  # half the side, of half the frame
+        middle = (1 - 0.8 * half) * (2 * uniform((2, count), self.generator) - 1)
+        theta = x.new_zeros(count, 2, 3)
+        theta[:, 0, 0] = theta[:, 1, 1] = 1 / half
+        theta[:, :, 2] = (-middle / half).T
+        grid = F.affine_grid(theta, [count, 3, IMAGE_SIZE, IMAGE_SIZE], align_corners=False)
+        placed = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+        power = torch.where(uniform(one, self.generator) < 0.33, 4.0, 2.0)
+        sides = 0.85 + 0.15 * uniform((count, 1, 1, 2), self.generator)
+        radius = (grid / sides).abs().pow(power).sum(-1, keepdim=True).movedim(-1, 1)
+        alpha = ((1 - radius) / 0.15).clamp(0, 1)
+        covered = F.avg_pool2d(alpha, IMAGE_SIZE // GRID).flatten(1)
+        patches = torch.where(covered >= COVERED, things[:, None], -1)
+        facts = things.new_full((count, 12), -1.0, dtype=torch.float32)
+        facts[:, 0], facts[:, 2] = things, 0
+        facts[:, 3:5] = (middle.T + 1) / 2
+        facts[:, 5] = half
+        return ground + alpha * (placed - ground), facts, patches

@@ -204,6 +204,13 @@ def train_tokenizer(material: Material) -> PreTrainedTokenizerFast:
     return made
 
 
+def mean_embeddings(words: list[list[int]], embeddings: torch.Tensor) -> torch.Tensor:
+    """(words, D): the mean over the tokens of each word, looked up in one operation."""
+    flat = torch.tensor([token for word in words for token in word], device=embeddings.device)
+    lengths = torch.tensor([0, *map(len, words[:-1])], device=embeddings.device)
+    return F.embedding_bag(flat, embeddings, lengths.cumsum(0), mode="mean")
+
+
 class Words:
     """The language model's own embeddings of the words that branch tokens say."""
 
@@ -218,7 +225,7 @@ class Words:
     @staticmethod
     def table(ids: list[list[int]], embeddings: torch.Tensor) -> torch.Tensor:
         """(words, D): the mean over the tokens of each word."""
-        return torch.stack([embeddings[word].mean(0) for word in ids])
+        return mean_embeddings(ids, embeddings)
 
 
 class Forms:
@@ -244,8 +251,8 @@ class Forms:
         A question says "dogs" or "狗" where a token says "dog". When the three lie near each other
         in the table, one way of comparing does for all things, and is learnt at all.
         """
-        rows = [torch.stack([embeddings[i].mean(0) for i in forms]) for forms in self.ids]
-        words = F.normalize(torch.stack(rows), dim=-1)  # (things, 3, D)
+        rows = mean_embeddings([ids for forms in self.ids for ids in forms], embeddings)
+        words = F.normalize(rows.unflatten(0, (-1, 3)), dim=-1)  # (things, 3, D)
         own = torch.arange(len(words), device=words.device)
         loss = words.new_zeros(())
         for a, b in ((0, 1), (0, 2), (1, 2)):

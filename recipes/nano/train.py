@@ -4,17 +4,19 @@
 
 Every step leaves a file in the work folder and is skipped when that is there, so a run that was
 broken off goes on where it stopped, with other random numbers than an unbroken one. On a CPU two
-steps that do not need each other are trained beside each other: the language model and the names,
-the frame encoder and the joint space, the two branches. `--threads` sets how many cores to use.
+steps that do not need each other are trained beside each other (`STEPS`). `--threads` sets how many
+cores to use.
 """
 
 import argparse
 import json
+import os
 import shutil
+import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 import torch
@@ -32,6 +34,7 @@ from video_llama.models import VideoLlamaForConditionalGeneration
 from video_llama.processing.processor import VideoLlamaProcessor
 
 MAX_SHIPPED_BYTES = 40_000_000
+AT_ONCE = 2  # steps, on a CPU
 
 
 def once(path: Path, make: Callable[[], object], use: Callable[[], object] | None = None) -> None:
@@ -121,19 +124,51 @@ def make_audio_branch(material: Material) -> None:
     once(material.work / "audio_branch.pt", make)
 
 
-def beside(steps: Sequence[Callable[[Material], None]], material: Material, threads: int) -> None:
-    """Steps that do not need each other: on several cores, each in a process with its share."""
-    share = threads // len(steps)
-    if DEVICE.type != "cpu" or not share:
+def ready(threads: int) -> None:
+    """A process of `run_steps` has its share of the cores, and ends with the one that began it."""
+    torch.set_num_threads(threads)
+    parent = parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+Step = Callable[[Material], None]
+# Each with those that it needs; the longest way first.
+STEPS: dict[Step, tuple[Step, ...]] = {
+    make_naming: (),
+    make_language: (),
+    make_vision: (make_naming,),
+    make_joint_space: (make_naming,),
+    make_vision_branch: (make_language, make_vision),
+    make_audio_branch: (make_language, make_vision, make_joint_space),
+}
+
+
+def run_steps(steps: dict[Step, tuple[Step, ...]], material: Material, threads: int) -> None:
+    """Every step after those that it needs; on a CPU with several cores two at a time, each in a
+    process with half of them."""
+    if DEVICE.type != "cpu" or threads < AT_ONCE:
         for step in steps:
             step(material)
         return
-    context = get_context("spawn")
+    waiting, done = dict(steps), set()
+    running: dict[Future[None], Step] = {}
     with ProcessPoolExecutor(
-        len(steps), context, initializer=torch.set_num_threads, initargs=(share,)
+        AT_ONCE, get_context("spawn"), initializer=ready, initargs=(threads // AT_ONCE,)
     ) as pool:
-        for running in [pool.submit(step, material) for step in steps]:
-            running.result()
+        while waiting or running:
+            able = [step for step, needs in waiting.items() if done.issuperset(needs)]
+            for step in able[: AT_ONCE - len(running)]:
+                del waiting[step]
+                running[pool.submit(step, material)] = step
+            for finished in wait(running, return_when=FIRST_COMPLETED).done:
+                finished.result()
+                done.add(running.pop(finished))
 
 
 def build(material: Material, out: Path, threads: int = 1) -> None:
@@ -141,9 +176,7 @@ def build(material: Material, out: Path, threads: int = 1) -> None:
     started = time.time()
     unpack(material)
     processor = new_processor(material)
-    beside((make_language, make_naming), material, threads)
-    beside((make_vision, make_joint_space), material, threads)
-    beside((make_vision_branch, make_audio_branch), material, threads)
+    run_steps(STEPS, material, threads)
     model = new_model(processor)
     load_language(model, material.work)
     load(material.work, "vision_branch", model.vision_branch)

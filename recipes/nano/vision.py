@@ -25,7 +25,8 @@ from video_llama.models.vision_branch import VisionBranch
 
 @dataclass(frozen=True)
 class Round:
-    """Steps with frames of scenes, whole photographs and mosaics of four in each batch.
+    """Steps with frames of scenes, whole photographs, pasted cut-outs and mosaics of four in each
+    batch.
 
     `rate` is AdamW's; Muon's is ten times that, half of what it begins with in `naming`: the
     encoder has learnt something.
@@ -35,10 +36,11 @@ class Round:
     rate: float
     frames: int
     photographs: int = 0
+    pasted: int = 0
     mosaics: int = 0
 
 
-ROUNDS = (Round(4000, 1e-3, 32, 16, 16), Round(2400, 5e-4, 48, 16, 8))
+ROUNDS = (Round(3400, 1e-3, 32, 16, 16, 8), Round(1800, 5e-4, 48, 16, 16))
 DRAWN_ROUNDS = (Round(2500, 1e-3, 64),)  # where there are no photographs
 
 
@@ -145,7 +147,7 @@ def train_vision(model: VideoLlamaForConditionalGeneration, material: Material) 
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Pictures with their things by patch, and facts of the first of them, mosaics being last.
 
-        Frames, whole photographs, mosaics.
+        Frames, whole photographs, pasted cut-outs, mosaics.
         """
         index = next(order).sort().values
         x, facts = jitter(pixels(frames[index.numpy()]), generator), held[index.to(DEVICE)]
@@ -153,15 +155,20 @@ def train_vision(model: VideoLlamaForConditionalGeneration, material: Material) 
         if not real:
             return x, patches, facts
         photographed, things = real.draw(part.photographs)
-        mosaics, tiles = real.mosaics(part.mosaics)
-        facts = torch.cat([facts, photograph_facts(things)])
-        patches = torch.cat([patches, things[:, None].expand(-1, patches.shape[1]), tiles])
-        return torch.cat([x, photographed, mosaics]), patches, facts
+        pasted, placed_facts, covered = real.pasted(part.pasted)
+        facts = torch.cat([facts, photograph_facts(things), placed_facts])
+        everywhere = things[:, None].expand(-1, patches.shape[1])
+        patches, parts = [patches, everywhere, covered], [x, photographed, pasted]
+        if part.mosaics:
+            mosaics, tiles = real.mosaics(part.mosaics)
+            patches, parts = [*patches, tiles], [*parts, mosaics]
+        return torch.cat(parts), torch.cat(patches), facts
 
     def reading(
         part: Round, order: Iterator[torch.Tensor]
     ) -> tuple[torch.Tensor, dict[str, float]]:
         x, patches, facts = pictures(part, order)
+        x = x.contiguous(memory_format=torch.channels_last)  # a fifth faster
         states = branch.vision_encoder(x, return_dict=True).last_hidden_state
         # Of a mosaic only patches are asked.
         queries = ask(branch.qformer, branch.query_tokens, states[: len(facts)])
@@ -170,7 +177,9 @@ def train_vision(model: VideoLlamaForConditionalGeneration, material: Material) 
             about = facts[part.frames :, 0].long()
             logits = heads.heads[0](queries[part.frames :, 0])
             loss = loss + 2 * F.cross_entropy(logits, about, label_smoothing=0.1)
-            figures["photograph"] = (logits.argmax(-1) == about).float().mean().item()
+            right = (logits.argmax(-1) == about).float()
+            figures["photograph"] = right[: part.photographs].mean().item()
+            figures["pasted"] = right[part.photographs :].mean().item()
         return loss, figures
 
     modules = nn.ModuleList([*parts, nn.ParameterList([branch.query_tokens])])

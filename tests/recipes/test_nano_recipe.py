@@ -4,6 +4,7 @@ import io
 import json
 import os
 import random
+import sys
 import tarfile
 import time
 from pathlib import Path
@@ -30,11 +31,13 @@ from recipes.nano import (
 from recipes.nano.build import new_processor
 from recipes.nano.card import card
 from recipes.nano.facts import NOTHING, audio_words, video_words
-from recipes.nano.material import Material
+from recipes.nano.material import Material, unpack
+from recipes.nano.pictures import PhotographBatches
+from recipes.reproduce import parts
 from video_llama import VideoLlama
 from video_llama.data.labelled import SPLITS
 from video_llama.data.world.scene import HELD_OUT_SEED, Group, Scene, sample_scene
-from video_llama.data.world.things import AUDIBLE, NAMED
+from video_llama.data.world.things import AUDIBLE, NAMED, PHOTOGRAPHED
 from video_llama.errors import DataError
 from video_llama.evaluation.runner import ModelFacts, load_questions, run_task
 from video_llama.evaluation.tasks.world import TASK
@@ -114,6 +117,41 @@ def test_recall_asks_for_what_its_tokens_say(tmp_path: Path, miniature: None) ->
     assert mask[:, : language.RECALLED].all()
 
 
+def test_comparing_asks_whether_a_thing_was_named(tmp_path: Path, miniature: None) -> None:
+    world = Material(settings.work_dir(tmp_path))
+    processor = new_processor(world)
+    compare = language.Compare(processor, world)
+    again = 0
+    for _ in range(50):
+        first, then, replies = compare.exercise()
+        no, yes = next(pair for pair in compare.replies if replies[0] in pair)
+        assert [yes if thing in first else no for thing in then] == replies
+        again += replies.count(yes)
+    assert 100 < again < 200  # of 300
+    table = torch.randn(len(processor.tokenizer), 8)
+    batch = compare.batch(table, 3, 0.5, torch.Generator().manual_seed(0))
+    embeddings, mask, labels = batch
+    assert embeddings.shape[:2] == mask.shape == labels.shape
+    assert (labels[mask == 0] == IGNORE_INDEX).all()
+    said = {token for pair in compare.replies for reply in pair for token in reply}
+    assert set(labels[labels != IGNORE_INDEX].tolist()) <= said
+
+
+def test_where_a_pasted_thing_is(tmp_path: Path, shards: Path) -> None:
+    chosen = Material(settings.work_dir(tmp_path), shards)
+    unpack(chosen)
+    drawn = PhotographBatches(chosen, chosen.things, 0)
+    x, facts, patches = drawn.pasted(64)
+    assert x.shape == (64, 3, settings.IMAGE_SIZE, settings.IMAGE_SIZE)
+    assert torch.isfinite(x).all()
+    for row, tiles in zip(facts, patches, strict=True):
+        assert set(tiles.tolist()) <= {-1, int(row[0])}
+        rows, columns = torch.nonzero(tiles.view(render.GRID, -1) >= 0).float().mean(0)
+        near = torch.stack([columns, rows]) + 0.5 - render.GRID * row[3:5]
+        assert near.abs().max() < 0.75  # of a patch
+        assert (row[6:] == -1).all()
+
+
 def test_training_seeds_are_not_held_out() -> None:
     assert max(settings.SCENES.values()) < HELD_OUT_SEED
     assert language.TALKS < HELD_OUT_SEED
@@ -131,7 +169,7 @@ def miniature(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(naming, "DRAWN_STEPS", 2)
     monkeypatch.setattr(naming, "BATCH", 24)
     monkeypatch.setattr(naming, "DRAWN", 8)
-    rounds = (vision.Round(2, 1e-3, 16, 8, 4), vision.Round(1, 5e-4, 16, 4, 4))
+    rounds = (vision.Round(2, 1e-3, 16, 8, 4, 4), vision.Round(1, 5e-4, 16, 4, 4))
     monkeypatch.setattr(vision, "ROUNDS", rounds)
     monkeypatch.setattr(vision, "DRAWN_ROUNDS", (vision.Round(2, 1e-3, 16),))
     monkeypatch.setattr(joint_space, "BATCH", 16)
@@ -177,7 +215,11 @@ def add_item(tar: tarfile.TarFile, number: int, label: str, kind: str, data: byt
 @pytest.mark.usefixtures("miniature")
 @pytest.mark.parametrize("photographed", [False, True])
 def test_every_step_runs_and_the_model_answers(
-    tmp_path: Path, shards: Path, photographed: bool, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    shards: Path,
+    photographed: bool,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out = tmp_path / "model"
     work = settings.work_dir(tmp_path / "work")
@@ -197,6 +239,18 @@ def test_every_step_runs_and_the_model_answers(
     assert report["answered"] == 40
     assert "audio_branch.imagebind" in card(out, report, control=report)
 
+    if photographed:
+        command = ["parts", "--work", str(work), "--photographs", str(shards), "--split", "val"]
+        monkeypatch.setattr(sys, "argv", command)
+        monkeypatch.setattr(parts, "CONVERSATIONS", 100)
+        capsys.readouterr()
+        parts.main()
+        found = json.loads(capsys.readouterr().out)
+        assert found["picture, all things"]["n"] == len(PHOTOGRAPHED)
+        assert found["sound by name"]["n"] == len(set(AUDIBLE) & set(PHOTOGRAPHED))
+        assert found["sound by picture"]["n"] == found["sound by name"]["n"]
+        assert found["language"]["all"]["n"] > 100  # answers
+
 
 def note_threads(chosen: Material) -> None:
     """Ends when the other one has begun."""
@@ -210,19 +264,26 @@ def note_more(chosen: Material) -> None:
     note_threads(chosen)
 
 
+def note_that_two_ended(chosen: Material) -> None:
+    if len(list(chosen.work.iterdir())) == 2:
+        (chosen.work / "two.ended").touch()
+
+
 def break_off(chosen: Material) -> None:
     raise FloatingPointError(f"{chosen.work.name}: the gradient is not finite")
 
 
 @pytest.mark.skipif(loop.DEVICE.type != "cpu", reason="an accelerator does one step after another")
 def test_steps_beside_each_other_share_the_cores(tmp_path: Path) -> None:
-    train.beside((note_threads, note_more), Material(tmp_path), threads=6)
-    notes = list(tmp_path.iterdir())
+    steps = {note_threads: (), note_more: (), note_that_two_ended: (note_threads, note_more)}
+    train.run_steps(steps, Material(tmp_path), threads=6)
+    assert (tmp_path / "two.ended").is_file()
+    notes = list(tmp_path.glob("*.threads"))
     assert {path.read_text() for path in notes} == {"3"}
     assert len(notes) == 2
     assert f"{os.getpid()}.threads" not in {path.name for path in notes}
     with pytest.raises(FloatingPointError, match="not finite"):
-        train.beside((note_threads, break_off), Material(tmp_path), threads=2)
+        train.run_steps({note_threads: (), break_off: ()}, Material(tmp_path), threads=2)
 
 
 def test_classes_without_a_word_are_left_out(tmp_path: Path, shards: Path) -> None:
