@@ -5,6 +5,10 @@ change one another. `sound_to_clips` does not; the recorded clips do. Both are t
 the effect recorded for each clip, and the recorded ones with the fault put back by the test.
 """
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.nn.functional import pad
@@ -14,6 +18,10 @@ from video_llama.media.resample import resample
 from video_llama.media.sampling import clip_ranges
 from video_llama.processing.mel import MelSettings, fbank, sound_to_clips
 
+# The recording's Fourier transforms are those of MKL's path for any CPU, which an AMD takes. An Intel
+# takes faster ones, whose last bit differs: near silence a log energy shows that by 4e-3 (fp64, too,
+# is 3e-3 away from the recording). MKL is told once, before its first call.
+ARITHMETIC = {"MKL_CBWR": "COMPATIBLE"}
 MAX_ERROR = 2e-3  # of a log-mel energy
 MEAN_ERROR = 5e-5
 
@@ -36,6 +44,20 @@ def settings(recorded):
     )
 
 
+def computes_as_recorded(request) -> bool:
+    """Whether this process does; if not, the test has run and passed in one that does."""
+    if all(os.environ.get(name) == value for name, value in ARITHMETIC.items()):
+        return True
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    test = f"{request.path}::{request.node.name}"
+    run = subprocess.run(
+        [*command, test], env={**os.environ, **ARITHMETIC}, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "1 passed" in run.stdout
+    return False
+
+
 def at_16k(case, recorded):
     facts, tensors = recorded
     pcm = tensors[f"{case['name']}.in.pcm16"].float() / 32768
@@ -53,7 +75,9 @@ def test_settings_are_the_published_ones(settings):
     assert settings == MelSettings()
 
 
-def test_fbank_alone(recorded):
+def test_fbank_alone(recorded, request):
+    if not computes_as_recorded(request):
+        return
     facts, tensors = recorded
     wave = tensors["fbank_only.in.wave16k"]
     ours = fbank((wave - wave.mean())[0], facts["params"]["num_mel_bins"])
@@ -69,7 +93,9 @@ def test_sample_ranges(recorded, settings):
         assert [list(r) for r in ranges] == case["sample_ranges"]
 
 
-def test_clips_without_the_in_place_fault(recorded, settings):
+def test_clips_without_the_in_place_fault(recorded, settings, request):
+    if not computes_as_recorded(request):
+        return
     facts, tensors = recorded
     for case in facts["cases"]:
         clips = sound_to_clips(at_16k(case, recorded), settings, channels="first")
@@ -83,7 +109,9 @@ def test_clips_without_the_in_place_fault(recorded, settings):
             assert clip.abs().max().item() == pytest.approx(stats["absmax"], abs=2e-3)
 
 
-def test_clips_with_the_in_place_fault_put_back(recorded, settings):
+def test_clips_with_the_in_place_fault_put_back(recorded, settings, request):
+    if not computes_as_recorded(request):
+        return
     facts, tensors = recorded
     for case in facts["cases"]:
         shared = at_16k(case, recorded).clone()
