@@ -18,9 +18,9 @@ from video_llama.media.resample import resample
 from video_llama.media.sampling import clip_ranges
 from video_llama.processing.mel import MelSettings, fbank, sound_to_clips
 
-# The recording's Fourier transforms are those of MKL's path for any CPU, which an AMD takes. An Intel
-# takes faster ones, whose last bit differs: near silence a log energy shows that by 4e-3 (fp64, too,
-# is 3e-3 away from the recording). MKL is told once, before its first call.
+# The recording's Fourier transforms are those of MKL's path for any CPU, as an AMD takes it. An
+# Intel takes faster ones, whose last bit differs: near silence a log energy shows that by 4e-3
+# (fp64, too, is 3e-3 away from the recording). MKL is told once, before its first call.
 ARITHMETIC = {"MKL_CBWR": "COMPATIBLE"}
 MAX_ERROR = 2e-3  # of a log-mel energy
 MEAN_ERROR = 5e-5
