@@ -42,7 +42,7 @@ from video_llama.processing.tokens import IGNORE_INDEX
 
 TALKS = 48000
 # Steps, rate, and the blur that is begun with: from clear words to blurred ones, for what is learnt
-# of clear words lasts; then once more.
+# of clear words lasts; then again.
 ROUNDS = (
     (1700, 2e-3, 0.0),
     (1000, 1.5e-3, 0.5),
@@ -127,6 +127,21 @@ class Prompts:
         return {name: tensor.to(DEVICE) for name, tensor in data.items()}, video, audio, lookups
 
 
+def exercise_loss(
+    model: VideoLlamaForConditionalGeneration,
+    embeddings: torch.Tensor,
+    mask: torch.Tensor,
+    labels: torch.Tensor,
+) -> tuple[torch.Tensor, float]:
+    """Loss of embeddings (B, L, D) with mask and labels (B, L), and the share of tokens right."""
+    output = model.language_model(inputs_embeds=embeddings, attention_mask=mask)
+    targets = labels[:, 1:]
+    learnt = targets != IGNORE_INDEX
+    logits = output.logits[:, :-1][learnt]
+    right = (logits.argmax(-1) == targets[learnt]).float().mean().item()
+    return F.cross_entropy(logits, targets[learnt]), right
+
+
 class Recall:
     """Exercises in looking for what is named."""
 
@@ -182,13 +197,8 @@ class Recall:
     ) -> tuple[torch.Tensor, dict[str, float]]:
         """Loss of `count` exercises, and the share of words recalled."""
         table = model.get_input_embeddings().weight
-        embeddings, mask, labels = self.batch(table, count, generator)
-        output = model.language_model(inputs_embeds=embeddings, attention_mask=mask)
-        targets = labels[:, 1:]
-        learnt = targets != IGNORE_INDEX
-        logits = output.logits[:, :-1][learnt]
-        right = (logits.argmax(-1) == targets[learnt]).float().mean().item()
-        return F.cross_entropy(logits, targets[learnt]), {"recalled": right}
+        loss, right = exercise_loss(model, *self.batch(table, count, generator))
+        return loss, {"recalled": right}
 
 
 class Compare:
@@ -255,13 +265,8 @@ class Compare:
     ) -> tuple[torch.Tensor, dict[str, float]]:
         """Loss of `count` exercises, and the share of tokens told right."""
         table = model.get_input_embeddings().weight
-        embeddings, mask, labels = self.batch(table, count, blur, generator)
-        output = model.language_model(inputs_embeds=embeddings, attention_mask=mask)
-        targets = labels[:, 1:]
-        learnt = targets != IGNORE_INDEX
-        logits = output.logits[:, :-1][learnt]
-        right = (logits.argmax(-1) == targets[learnt]).float().mean().item()
-        return F.cross_entropy(logits, targets[learnt]), {"compared": right}
+        loss, right = exercise_loss(model, *self.batch(table, count, blur, generator))
+        return loss, {"compared": right}
 
 
 def train_language(

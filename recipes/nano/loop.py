@@ -88,8 +88,8 @@ def mixed_precision() -> torch.autocast:
 
 
 def attention_kernels() -> AbstractContextManager[None]:
-    """Attention by plain products on a CPU: torch's fused kernel goes back through bfloat16 eight
-    to thirty times slower than that."""
+    """Attention by plain products on a CPU: torch's fused kernel goes back through bfloat16 three
+    to eleven times slower than that."""
     return sdpa_kernel(SDPBackend.MATH) if DEVICE.type == "cpu" else nullcontext()
 
 

@@ -168,7 +168,7 @@ def train_vision(model: VideoLlamaForConditionalGeneration, material: Material) 
         part: Round, order: Iterator[torch.Tensor]
     ) -> tuple[torch.Tensor, dict[str, float]]:
         x, patches, facts = pictures(part, order)
-        x = x.contiguous(memory_format=torch.channels_last)  # a fifth faster
+        x = x.contiguous(memory_format=torch.channels_last)  # a fifth off the encoder's time
         states = branch.vision_encoder(x, return_dict=True).last_hidden_state
         # Of a mosaic only patches are asked.
         queries = ask(branch.qformer, branch.query_tokens, states[: len(facts)])

@@ -79,12 +79,11 @@ def named_pictures(
     counts = {name: len(found) for name, found in photographs(material).of_name.items()}
     common = sorted(counts, key=lambda name: -counts[name])[:COMMON]
     among = torch.isin(labels, torch.tensor([THING_IDS[name] for name in common]))
+    sharp = torch.tensor(shown.sharp)
     return {
         "picture, all things": figures(right, labels, len(counts)),
         f"picture, {COMMON} commonest": figures(right[among], labels[among], len(counts)),
-        "picture, larger than 32 pixels": figures(
-            right[shown.sharp.tolist()], labels[shown.sharp.tolist()], len(counts)
-        ),
+        "picture, larger than 32 pixels": figures(right[sharp], labels[sharp], len(counts)),
     }
 
 

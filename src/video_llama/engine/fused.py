@@ -145,7 +145,7 @@ def can_fuse(model: PreTrainedModel) -> bool:
     plain = [attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj]
     config = inner.config
     rope = config.rope_parameters["rope_type"]
-    copied = sum(one.weight.numel() for one in linear if one.weight is not None)
+    copied = sum(one.weight.numel() for one in [*linear, head] if one.weight is not None)
     windowed = getattr(config, "sliding_window", None) is not None and getattr(
         config, "use_sliding_window", True
     )

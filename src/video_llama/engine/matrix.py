@@ -19,8 +19,8 @@ def packs(weight: torch.Tensor, dtype: torch.dtype) -> bool:
     """Whether products of a weight in a type are faster packed.
 
     Those of half precision on a CPU are oneDNN's, which brings a weight into blocks before every
-    product; done once, products with few rows take half the time. torch does that itself when it
-    compiles a frozen model.
+    product; done once, products with up to 64 rows take about six tenths of the time. torch does
+    that itself when it compiles a frozen model.
     """
     return weight.device.type == "cpu" and dtype != torch.float32 and multiplies(dtype)
 
@@ -42,7 +42,9 @@ class Matrix:
             self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, None)
         else:  # (K, N)
             self._weight = weight.t()
-            if weight.device.type == "cpu":  # a copy: with few rows up to twice as fast
+            if (
+                weight.device.type == "cpu"
+            ):  # a copy: with few rows faster, 0.029 ms for 0.047 (16, 192, 576)
                 self._weight = self._weight.contiguous()
 
     def times(self, rows: torch.Tensor) -> torch.Tensor:
