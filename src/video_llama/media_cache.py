@@ -9,7 +9,6 @@ import hashlib
 import io
 import json
 import os
-import re
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -30,6 +29,7 @@ from video_llama.media.source import (
     FramesArray,
     SoundArray,
     open_source,
+    scheme_of,
 )
 from video_llama.processing.conversation import MediaPart
 from video_llama.processing.processor import VideoLlamaProcessor
@@ -37,7 +37,6 @@ from video_llama.processing.processor import VideoLlamaProcessor
 if TYPE_CHECKING:
     from video_llama.models import VideoLlamaForConditionalGeneration
 
-_ADDRESS = re.compile(r"(data:|https?://)", re.IGNORECASE)
 _CHUNK = 1 << 20
 
 
@@ -185,7 +184,7 @@ def identify(
 
 def _can_be_read_again(source: MediaSource) -> bool:
     if isinstance(source, str):
-        return not _ADDRESS.match(source)
+        return scheme_of(source) is None
     if isinstance(source, (bytes, bytearray, memoryview, os.PathLike)):
         return True
     seekable = getattr(source, "seekable", None)

@@ -144,6 +144,8 @@ def test_a_request_that_cannot_fit_is_refused(llama, make_engine):
         ("prefill_chunk", 0),
         ("turn_tokens", 0),
         ("cache_tokens", 100),
+        ("cache_tokens", 0),
+        ("longest", 0),
     ],
 )
 def test_a_bad_setting_is_named(llama, make_engine, name, value):

@@ -112,16 +112,19 @@ class Engine:
             ("max_waiting", max_waiting, 0),
             ("prefill_chunk", prefill_chunk, 1),
             ("turn_tokens", turn_tokens, 1),
+            ("longest", longest, 1),
         ):
-            if value < least:
+            if value is not None and value < least:
                 raise OptionError(f"{name} must be {least} or more, not {value}")
         shape, fused = cache_shape(model), fuse and can_fuse(model)
         if fused:
             shape = replace(shape, dtype=computing_type(model))
         limit = getattr(model.config, "max_position_embeddings", None) or LONGEST
-        longest = min(longest or limit, limit)
+        longest = limit if longest is None else min(longest, limit)
         per_token = shape.bytes_per_token
-        budget = cache_tokens or max(longest, min(slots * longest, CACHE_BYTES // per_token))
+        budget = cache_tokens
+        if budget is None:
+            budget = max(longest, min(slots * longest, CACHE_BYTES // per_token))
         if budget < longest:
             raise OptionError(
                 f"cache_tokens must be {longest} or more, one sequence of full length, not {budget}"

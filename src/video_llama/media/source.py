@@ -153,7 +153,7 @@ def open_source(
         return source
     if isinstance(source, (np.ndarray, torch.Tensor)):
         return FramesArray(source)
-    if isinstance(source, str) and (scheme := _scheme_of(source)):
+    if isinstance(source, str) and (scheme := scheme_of(source)):
         return _open_url(source, scheme, limits, policy)
     if isinstance(source, (str, os.PathLike)):
         return _open_path(Path(source), limits)
@@ -167,7 +167,7 @@ def open_source(
     )
 
 
-def _scheme_of(text: str) -> str | None:
+def scheme_of(text: str) -> str | None:
     """The scheme of an address, or None for a path; a colon alone does not make an address."""
     match = _SCHEME.match(text)
     if match is None:
