@@ -58,6 +58,27 @@ def test_more_frames_and_clips_than_rows(tiny_model, media, extension):
         assert torch.isfinite(model.get_audio_features(clips)).all()
 
 
+@pytest.mark.parametrize("extension", ["interpolate", "window"])
+def test_a_short_medium_beside_one_with_more_than_rows_is_as_alone(tiny_model, media, extension):
+    model = tiny_model(position_extension=extension)
+    with torch.no_grad():  # so that positions matter
+        model.vision_branch.frame_position_embedding.weight.normal_()
+        model.audio_branch.position_embedding.weight.normal_()
+    frames = torch.cat([media["pixel_values_videos"]] * 4, dim=1)  # 8 frames, 4 rows
+    clips = torch.cat([media["input_features"]] * 3, dim=1)  # 6 clips, 3 rows
+    for features, media_in, few, rows in (
+        (model.get_video_features, frames, 3, model.config.max_frames),
+        (model.get_audio_features, clips, 2, model.config.max_audio_clips),
+    ):
+        mask = torch.ones(media_in.shape[:2], dtype=torch.bool)
+        mask[1, few:] = False
+        assert few < rows < media_in.shape[1]
+        with torch.no_grad():
+            together = features(media_in, mask)
+            torch.testing.assert_close(together[:1], features(media_in[:1]), **CLOSE)
+            torch.testing.assert_close(together[1:], features(media_in[1:, :few]), **CLOSE)
+
+
 def test_position_rows():
     table = torch.nn.Embedding(4, 2)
     with torch.no_grad():

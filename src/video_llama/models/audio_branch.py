@@ -11,7 +11,7 @@ from transformers import Blip2QFormerModel
 
 from video_llama.models.configuration import VideoLlamaConfig
 from video_llama.models.imagebind import ImageBind
-from video_llama.models.qformer import ask, keep_frozen_in_eval, position_rows
+from video_llama.models.qformer import ask, keep_frozen_in_eval, positions
 
 
 class AudioBranch(nn.Module):
@@ -53,7 +53,10 @@ class AudioBranch(nn.Module):
 
         `clip_mask` (A, C) is True for clips that are there.
         """
-        rows = position_rows(self.position_embedding, embeddings.shape[1], self.position_extension)
+        count, clips, _ = embeddings.shape
+        rows = positions(
+            self.position_embedding, (count, clips), clip_mask, self.position_extension
+        )
         mask = None if clip_mask is None or bool(clip_mask.all()) else clip_mask
         return self.projector(ask(self.qformer, self.query_tokens, embeddings + rows, mask))
 

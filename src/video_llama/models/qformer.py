@@ -47,6 +47,23 @@ def position_rows(table: nn.Embedding, count: int, extension: str) -> torch.Tens
     return stretched[0].T.to(table.weight.dtype)
 
 
+def positions(
+    table: nn.Embedding, shape: tuple[int, int], mask: torch.Tensor | None, extension: str
+) -> torch.Tensor:
+    """Rows of a position table for media of `shape` (M, T): (1 or M, T, D).
+
+    `mask` (M, T) is False for padding: where the table has too few rows, each medium counts what
+    it has itself, whatever else is in the batch.
+    """
+    longest = shape[1]
+    if mask is None or longest <= table.weight.shape[0] or mask.all():
+        return position_rows(table, longest, extension)[None]
+    rows = table.weight.new_zeros(*shape, table.weight.shape[1])
+    counts = mask.sum(1).tolist()
+    rows[mask] = torch.cat([position_rows(table, count, extension) for count in counts])
+    return rows
+
+
 def keep_frozen_in_eval(*modules: nn.Module) -> None:
     """A module of which nothing trains has no dropout and no moving statistics either."""
     for module in modules:

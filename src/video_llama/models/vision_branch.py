@@ -9,7 +9,7 @@ from torch import nn
 from transformers import Blip2QFormerModel, Blip2VisionModel
 
 from video_llama.models.configuration import VideoLlamaConfig
-from video_llama.models.qformer import ask, keep_frozen_in_eval, position_rows
+from video_llama.models.qformer import ask, keep_frozen_in_eval, positions
 from video_llama.models.stems import ConvStem
 
 LN_VISION_EPS = 1e-5  # BLIP-2's `ln_vision`; the blocks before it use 1e-6
@@ -55,13 +55,14 @@ class VisionBranch(nn.Module):
 
         `frame_mask` (M, T) is True for frames that are there.
         """
-        rows = position_rows(
-            self.frame_position_embedding, frame_states.shape[1], self.position_extension
+        count, frames, queries, _ = frame_states.shape
+        rows = positions(
+            self.frame_position_embedding, (count, frames), frame_mask, self.position_extension
         )
-        states = (frame_states + rows[None, :, None]).flatten(1, 2)  # (M, T * Q, D)
+        states = (frame_states + rows[:, :, None]).flatten(1, 2)  # (M, T * Q, D)
         mask = None
         if frame_mask is not None and not frame_mask.all():
-            mask = frame_mask.repeat_interleave(frame_states.shape[2], dim=1)
+            mask = frame_mask.repeat_interleave(queries, dim=1)
         return self.projector(ask(self.video_qformer, self.video_query_tokens, states, mask))
 
     def forward(
