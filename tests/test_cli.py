@@ -11,7 +11,7 @@ import pytest
 
 from video_llama import commands, terminal
 from video_llama.chat import VideoLlama
-from video_llama.repl import Repl, split_paths
+from video_llama.repl import Repl, split_paths, typed_lines
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -130,6 +130,20 @@ def test_wrong_arguments_are_status_2(run, tmp_path, arguments, message):
     status, _, err = run("ask", *arguments)
     assert status == 2
     assert message in err
+
+
+def test_a_file_without_suffix_that_is_not_there_is_told_as_such(run):
+    status, _, err = run("ask", "clip", "What is this?")
+    assert (status, "no such file: clip" in err) == (1, True)
+
+
+def test_a_history_that_cannot_be_kept_is_a_warning(tmp_path, monkeypatch, capsys):
+    taken = tmp_path / "taken"
+    taken.write_text("a file, and no folder")
+    monkeypatch.setenv("VIDEO_LLAMA_HISTORY", str(taken / "history"))
+    monkeypatch.setattr("video_llama.repl._prompted", lambda: iter(["What?"]))
+    assert list(typed_lines()) == ["What?"]
+    assert "warning: questions cannot be kept" in capsys.readouterr().err
 
 
 def test_what_looks_like_a_file():

@@ -93,7 +93,7 @@ class VideoLlama:
         """
         require_quantization(quantization)
         directory = resolve(model, offline=offline)
-        loaded = load_model(directory, device=device, dtype=dtype)
+        loaded = load_model(directory, device=device, dtype=dtype, offline=offline)
         if quantization == "int8":
             quantize_linear_layers(loaded.language_model)
         return cls(loaded, load_processor(directory), name=str(model), features=features)

@@ -264,9 +264,6 @@ def convert(
     """
     if len(places) > 2 or (back and len(places) != 2):
         raise typer.BadParameter("give a FOLDER and an OUTPUT")
-    if back:
-        commands.run_convert_back(places[0], Path(places[1]), offline=offline, as_json=as_json)
-        return
     parts = {
         "language_model": language_model,
         "eva": eva,
@@ -276,6 +273,20 @@ def convert(
         "audio_branch": audio_branch,
         "projection": projection,
     }
+    if back:
+        others = {
+            "--template": template,
+            "--dtype": dtype != "keep",
+            "--no-audio": no_audio,
+            "--set": settings,
+            "--overwrite": overwrite,
+            **{f"--{name.replace('_', '-')}": place for name, place in parts.items()},
+        }
+        given = [name for name, value in others.items() if value]
+        if given:
+            raise typer.BadParameter(f"{given[0]} does nothing with --back; leave it out")
+        commands.run_convert_back(places[0], Path(places[1]), offline=offline, as_json=as_json)
+        return
     if len(places) == 1 and not any(parts.values()):
         raise typer.BadParameter("give a FOLDER and an OUTPUT, or the parts by options")
     if any("=" not in setting for setting in settings or []):

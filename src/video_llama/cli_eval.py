@@ -165,7 +165,8 @@ def _run(
     directory = resolve(model, offline=loading_options["offline"])
     folder = out or RESULTS / directory.resolve().name
     loaded = [load_questions(task, data, folder, options.limit) for task in chosen]
-    facts = ModelFacts(model, describe_model(directory), loading_options["quantization"])
+    checksums = describe_model(directory, offline=loading_options["offline"])
+    facts = ModelFacts(model, checksums, loading_options["quantization"])
     with loading():
         assistant = VideoLlama.load(model, **loading_options)
     results = []

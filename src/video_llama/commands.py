@@ -91,6 +91,8 @@ def argument_mistake(media: Sequence[str], question: str) -> str | None:
         return f"no media are given: ask MEDIA... {question!r}"
     if Path(question).is_file():
         return f"the question comes last, and {question!r} is a file"
+    if len(media) == 1 and any(mark in question for mark in " ?？"):
+        return None  # the question is whole; a file that is not there is told of as such
     for word in media:
         if not _looks_like_file(word) and word != STANDARD_INPUT:
             return (
@@ -209,7 +211,10 @@ def run_verify(directory: str, *, deep: bool, offline: bool, as_json: bool) -> N
 
     prepare_libraries()
     with reporting(as_json):
-        report = verify(resolve(directory, offline=offline or None), deep=deep)
+        place = resolve(directory, offline=offline or None)
+        if not (place / "config.json").is_file():  # published files lie beside no config.json
+            place = resolve(directory, offline=offline or None, everything=True)
+        report = verify(place, deep=deep, offline=offline or None)
         if as_json:
             print_json(report.to_dict())
         else:

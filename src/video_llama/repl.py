@@ -128,14 +128,25 @@ def typed_lines() -> Iterator[str]:
 
         readline.set_history_length(HISTORY_LINES)
         if history is not None and history.is_file():
-            readline.read_history_file(history)
+            with _unkept(f"earlier questions in {history} cannot be read"):
+                readline.read_history_file(history)
     try:
         yield from _prompted()
     finally:
         if history is not None and "readline" in sys.modules:
-            history.parent.mkdir(parents=True, exist_ok=True)
-            history.touch(mode=0o600)
-            sys.modules["readline"].write_history_file(history)
+            with _unkept(f"questions cannot be kept in {history}"):
+                history.parent.mkdir(parents=True, exist_ok=True)
+                history.touch(mode=0o600)
+                sys.modules["readline"].write_history_file(history)
+
+
+@contextlib.contextmanager
+def _unkept(what: str) -> Iterator[None]:
+    """A history that cannot be read or written is a warning, and no end of the conversation."""
+    try:
+        yield
+    except OSError as error:
+        print_warnings([f"{what}: {error.strerror}; {HISTORY_VARIABLE} names another file"])
 
 
 def _prompted() -> Iterator[str]:

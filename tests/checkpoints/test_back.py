@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 from video_llama.checkpoints.back import to_published_files
 from video_llama.checkpoints.readers import TensorInfo, open_tensors
 from video_llama.checkpoints.writer import split_into_shards, write_model
+from video_llama.cli import main
 from video_llama.errors import CheckpointError
 
 
@@ -30,6 +31,16 @@ def test_a_taken_place_and_no_model(ours, tmp_path, published):
         to_published_files(ours, ours)
     with pytest.raises(CheckpointError, match=r"no config\.json"):
         to_published_files(published.folder, tmp_path / "back")
+
+
+@pytest.mark.parametrize(
+    "option", ["--overwrite", "--no-audio", "--dtype=bf16", "--set=a=1", "--eva=eva.pth"]
+)
+def test_options_of_converting_are_refused(option, capsys):
+    with pytest.raises(SystemExit) as status:
+        main(["convert", "--back", "model", "published", option])
+    assert status.value.code == 2
+    assert f"{option.partition('=')[0]} does nothing" in " ".join(capsys.readouterr().err.split())
 
 
 def test_shards_of_a_model(ours):

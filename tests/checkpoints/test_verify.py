@@ -5,8 +5,10 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from video_llama.checkpoints.load import load_model, load_processor
+from video_llama.checkpoints.part import PART_FILE, TRAINED_FILE, Part, fingerprint
 from video_llama.checkpoints.readers import open_tensors
 from video_llama.checkpoints.verify import verify
 from video_llama.checkpoints.writer import write_model
@@ -73,6 +75,40 @@ def test_a_published_set_that_lacks_a_part(published):
     report = verify(published.folder)
     assert "--eva" in failures(report)["parts"]
     assert "video_branch" in report.parts
+
+
+@pytest.mark.parametrize("file", ["imagebind_huge.pth", "AL_branch.pth"])
+def test_half_of_what_hears_is_a_failure_as_it_is_for_convert(published, file):
+    (published.folder / file).unlink()
+    report = verify(published.folder)
+    assert "--no-audio" in failures(report)["parts"]
+    assert report.has_audio_branch is False
+
+
+def make_part(ours, directory, **changes):
+    """A part of the model in `ours` that holds its trained projector."""
+    shutil.copytree(ours, directory, ignore=shutil.ignore_patterns("*.safetensors"))
+    name = "vision_branch.projector.bias"
+    trained = {name: open_tensors(ours / WEIGHTS).read(name).clone() + 1, **changes}
+    save_file(trained, directory / TRAINED_FILE)
+    (directory / PART_FILE).write_text(Part(str(ours), fingerprint(ours)).to_json())
+    return directory
+
+
+def test_a_part_is_verified_with_its_model(ours, tmp_path):
+    directory = make_part(ours, tmp_path / "part")
+    report = verify(directory, deep=True)
+    assert report.passed, report.checks
+    assert {"part", "model it belongs to", "keys and shapes", "finite values"} <= {
+        check.name for check in report.checks
+    }
+    rewrite(ours, lambda tensors: tensors["vision_branch.projector.weight"].add_(1.0))
+    assert "other weights" in failures(verify(directory))["model it belongs to"]
+
+
+def test_what_has_no_place_in_a_parts_model_is_told(ours, tmp_path):
+    directory = make_part(ours, tmp_path / "part", another=torch.zeros(3))
+    assert "no place for 'another'" in failures(verify(directory))["keys and shapes"]
 
 
 def test_a_published_set_with_a_broken_file(published):

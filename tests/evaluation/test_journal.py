@@ -1,5 +1,6 @@
 """Answers survive whatever ends a run."""
 
+import errno
 import json
 import os
 
@@ -40,6 +41,18 @@ def test_damage_before_the_end_is_told(tmp_path):
     with pytest.raises(DataError, match=r"line 2 of .*x\.jsonl is damaged"):
         Journal(path)
     assert "broken" in path.read_text(encoding="utf-8")
+
+
+def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    path = tmp_path / "x.jsonl"
+    with Journal(path) as journal, pytest.raises(OSError, match=r"space.*x\.jsonl"):
+        journal.append([{"id": 1}])
+    with pytest.raises(OSError, match=r"space.*x\.json"):
+        write_json(tmp_path / "x.json", 1)
 
 
 def test_appended_records_are_on_the_disk(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Stretches of videos and folders of frames."""
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -44,6 +45,24 @@ def test_a_stretch_ends_with_its_video(load, films):
     assert clip.indices == (15,)  # on show all along, and taken once
     clip = load(Medium(films / "three.mkv", None, 0.5), num_frames=2)
     assert clip.indices == (0, 2)
+
+
+def test_a_stretch_that_goes_on_behind_the_picture_keeps_its_last_frame(load, films, tmp_path):
+    path = tmp_path / "long_sound.mkv"
+    with av.open(str(films / "one.mkv")) as film, av.open(str(path), "w") as out:
+        video = out.add_stream_from_template(film.streams.video[0])
+        audio = out.add_stream("pcm_s16le", rate=16000, layout="mono")
+        for packet in film.demux(film.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = video
+                out.mux(packet)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 48000), np.int16), "s16", "mono")
+        frame.sample_rate = 16000
+        out.mux([*audio.encode(frame), *audio.encode(None)])  # 3 s beside 1 s of picture
+    clip = load(Medium(path, 0.5, 3.0))
+    assert clip.indices == (4, 7)
+    assert clip.sound.shape == (1, 40000)
+    assert load(Medium(path, 2.0, 3.0)).indices == (7,)
 
 
 def test_a_stretch_of_a_sound(load, films):

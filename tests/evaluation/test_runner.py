@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,11 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
+from video_llama.checkpoints.part import PART_FILE, TRAINED_FILE, Part, fingerprint
 from video_llama.errors import DataError, OptionError
 from video_llama.evaluation import asking
 from video_llama.evaluation.endpoint import JudgeOptions
 from video_llama.evaluation.metrics import measure_open
+from video_llama.evaluation.results import describe_model
 from video_llama.evaluation.runner import RunOptions, load_questions, run_task, sample
 from video_llama.evaluation.task import Medium, Question, QuestionSet, Task
 
@@ -321,3 +326,17 @@ def test_killed_at_any_moment_and_begun_again(tmp_path, films, tiny_model_dir):
     assert answers.read_bytes().startswith(before[: before.rindex(b"\n") + 1])
     report = json.loads((out / "pope.json").read_text(encoding="utf-8"))
     assert (report["n"], report["answered"]) == (24, 24)
+
+
+def test_the_checksum_of_a_part_is_of_its_model_too(tiny_model_dir, tmp_path):
+    base, part = tmp_path / "base", tmp_path / "part"
+    shutil.copytree(tiny_model_dir, base)
+    shutil.copytree(base, part, ignore=shutil.ignore_patterns("*.safetensors"))
+    sums = set()
+    for value in (1.0, 2.0):
+        tensors = {"vision_branch.projector.bias": torch.full((2,), value)}
+        save_file(tensors, part / TRAINED_FILE)
+        (part / PART_FILE).write_text(Part("../base", fingerprint(base)).to_json())
+        sums.add(describe_model(part)["sha256"])
+    assert len(sums) == 2
+    assert describe_model(base)["sha256"] not in sums

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from video_llama.checkpoints.convert import require_free_place, whole_or_nothing
+from video_llama.checkpoints.convert import whole_or_nothing
 from video_llama.checkpoints.load import read_config
 from video_llama.checkpoints.plan import split
 from video_llama.checkpoints.processor_files import TOKENIZER_FILES
@@ -42,7 +42,8 @@ def to_published_files(directory: str | Path, output: str | Path) -> dict[Kind, 
     features, another bias) or a place that is taken.
     """
     directory, output = Path(directory), Path(output)
-    require_free_place(output, overwrite=False)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise CheckpointError(f"{output} exists already; give another place")
     config = read_config(directory)
     files = model_files(directory)
     entries = _published_entries(files)

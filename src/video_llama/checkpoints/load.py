@@ -7,7 +7,14 @@ import torch
 from transformers import AutoConfig
 
 from video_llama.checkpoints.hub import resolve
-from video_llama.checkpoints.part import base_of, put_in, read_part, read_trained, require_base
+from video_llama.checkpoints.part import (
+    Part,
+    base_of,
+    put_in,
+    read_part,
+    read_trained,
+    require_base,
+)
 from video_llama.checkpoints.readers import read_header
 from video_llama.checkpoints.writer import model_files
 from video_llama.errors import CheckpointError, OptionError
@@ -24,11 +31,13 @@ def load_model(
     *,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
+    offline: bool | None = None,
 ) -> VideoLlamaForConditionalGeneration:
     """The model of a directory, in evaluation mode.
 
     `device` "auto" is an accelerator if there is one. `dtype` "auto" is the type of the weights,
     but float32 for half precision on a CPU, which computes it slowly; else "bf16", "fp16", "fp32".
+    `offline` is as in `resolve`, for the model that a part belongs to.
 
     Raises CheckpointError when the directory holds no such model or its weights do not fit its
     configuration, OptionError for a device or type that is not there.
@@ -36,9 +45,8 @@ def load_model(
     directory = Path(directory)
     part = read_part(directory)
     if part is not None:
-        base = resolve(base_of(directory, part))
-        require_base(directory, part, base)
-        model = load_model(base, device=device, dtype=dtype)
+        base = whole_model(directory, part, offline=offline)
+        model = load_model(base, device=device, dtype=dtype, offline=offline)
         put_in(model, read_trained(directory), part.lora_scale)
         return model
     target = choose_device(device)
@@ -66,6 +74,16 @@ def load_model(
             "missing or unknown; 'video-llama verify' says more"
         )
     return model.to(target).eval()
+
+
+def whole_model(directory: Path, part: Part, *, offline: bool | None = None) -> Path:
+    """The directory of the model that a part belongs to.
+
+    Raises CheckpointError when there is none, or its weights are not those it was trained with.
+    """
+    base = resolve(base_of(directory, part), offline=offline)
+    require_base(directory, part, base)
+    return base
 
 
 def load_processor(directory: str | Path) -> VideoLlamaProcessor:

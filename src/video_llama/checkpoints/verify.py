@@ -13,7 +13,8 @@ from typing import Any, Literal, TypeVar
 import torch
 
 from video_llama.checkpoints.checks import require_merged, require_same_width, require_vocabulary
-from video_llama.checkpoints.load import load_processor, read_config
+from video_llama.checkpoints.load import load_processor, read_config, whole_model
+from video_llama.checkpoints.part import PART_FILE, TRAINED_FILE, put_in, read_part
 from video_llama.checkpoints.plan import Plan, final_norm, make_plan
 from video_llama.checkpoints.readers import SUFFIXES, TensorInfo, open_tensors, read_header
 from video_llama.checkpoints.sources import (
@@ -82,8 +83,11 @@ class VerifyReport:
         return value
 
 
-def verify(directory: str | Path, *, deep: bool = False) -> VerifyReport:
+def verify(
+    directory: str | Path, *, deep: bool = False, offline: bool | None = None
+) -> VerifyReport:
     """Look at a directory. `deep` reads every tensor of a model for values that are not finite.
+    `offline` is as in `resolve`, for the model that a part belongs to.
 
     What is wrong stands in the report. Raises CheckpointError only when there is no directory.
     """
@@ -93,7 +97,7 @@ def verify(directory: str | Path, *, deep: bool = False) -> VerifyReport:
     name = directory.resolve().name
     if _is_ours(directory):
         report = VerifyReport("model", name)
-        _verify_model(report, directory, deep)
+        _verify_model(report, directory, deep, offline)
     elif _holds_weights(directory):
         report = VerifyReport("published", name)
         _verify_published(report, directory)
@@ -105,18 +109,28 @@ def verify(directory: str | Path, *, deep: bool = False) -> VerifyReport:
     return report
 
 
-def _verify_model(report: VerifyReport, directory: Path, deep: bool) -> None:
+def _verify_model(report: VerifyReport, directory: Path, deep: bool, offline: bool | None) -> None:
     config = report.check("configuration", lambda: read_config(directory))
     if config is None:
         return
     report.has_audio_branch = config.has_audio_branch
     report.sizes = _sizes(config)
-    infos = report.check("weight files", lambda: _read_infos(directory))
+    part = None
+    if (directory / PART_FILE).is_file():
+        part = report.check("part", lambda: read_part(directory))
+    if part is not None:
+        report.check("model it belongs to", lambda: whole_model(directory, part, offline=offline))
+    trained = directory / TRAINED_FILE
+    infos = report.check(
+        "weight files", lambda: read_header(trained) if part else _read_infos(directory)
+    )
     if infos is not None:
         _count(report, infos.values())
-        report.check("keys and shapes", lambda: _require_fit(infos, config))
+        fits = _require_part_fits if part else _require_fit
+        report.check("keys and shapes", lambda: fits(infos, config))
         if deep:
-            report.check("finite values", lambda: _require_finite(directory))
+            paths = {trained} if part else set(model_files(directory).values())
+            report.check("finite values", lambda: _require_finite(paths))
     processor = report.check("processor", lambda: load_processor(directory))
     if processor is not None:
         report.template = processor.template
@@ -133,7 +147,8 @@ def _verify_published(report: VerifyReport, directory: Path) -> None:
     if not parts:
         report.kind = "unknown"
     report.has_audio_branch = "audio_branch" in parts and "imagebind" in parts
-    found = report.check("parts", lambda: _find(report, directory))
+    audio = "audio_branch" in parts or "imagebind" in parts  # one without the other is a failure
+    found = report.check("parts", lambda: find_files(directory, PublishedFiles(), audio=audio))
     plan = None if found is None else report.check("keys", lambda: _plan(report, found))
     if found is None or plan is None or found.language_model is None:
         return
@@ -150,10 +165,6 @@ def _verify_published(report: VerifyReport, directory: Path) -> None:
     if any(entry.certain for entry in evidence):  # else it is an option of the conversion
         chosen = report.check("template", lambda: choose_style(None, evidence))
         report.template = None if chosen is None else chosen[0]
-
-
-def _find(report: VerifyReport, directory: Path) -> PublishedFiles:
-    return find_files(directory, PublishedFiles(), audio=bool(report.has_audio_branch))
 
 
 def _plan(report: VerifyReport, found: PublishedFiles) -> Plan:
@@ -219,9 +230,16 @@ def _require_fit(infos: dict[str, TensorInfo], config: VideoLlamaConfig) -> None
         )
 
 
-def _require_finite(directory: Path) -> None:
-    files = model_files(directory)
-    for path in sorted(set(files.values())):
+def _require_part_fits(infos: dict[str, TensorInfo], config: VideoLlamaConfig) -> None:
+    """There is a place for everything that was trained."""
+    with torch.device("meta"):
+        model = VideoLlamaForConditionalGeneration(config)
+    empty = {n: torch.empty(i.shape, dtype=i.dtype, device="meta") for n, i in infos.items()}
+    put_in(model, empty, lora_scale=1.0)
+
+
+def _require_finite(paths: Iterable[Path]) -> None:
+    for path in sorted(paths):
         opened = open_tensors(path)
         for name in opened.tensors:
             tensor = opened.read(name)

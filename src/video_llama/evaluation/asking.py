@@ -15,7 +15,13 @@ from pathlib import Path
 
 from video_llama.attachment import Attachment, MediaOptions, ReadMedium, encode
 from video_llama.chat import VideoLlama
-from video_llama.errors import CorruptMediaError, MediaError, PromptTooLongError
+from video_llama.errors import (
+    CorruptMediaError,
+    MediaError,
+    OptionError,
+    PromptTooLongError,
+    UnsupportedMediaError,
+)
 from video_llama.evaluation.answers import PreparedQuestion, answer_together, prepare
 from video_llama.evaluation.journal import Journal
 from video_llama.evaluation.media import read_medium
@@ -118,6 +124,10 @@ class Asking:
             return error
         except OSError as error:
             return CorruptMediaError(f"{medium.path.name} cannot be read: {error.strerror}")
+        except OptionError as error:
+            if medium.start is None and medium.end is None:
+                raise
+            return UnsupportedMediaError(str(error))  # the stretch does not fit the medium
 
     def _prepare(self, question: Question) -> tuple[Record, PreparedQuestion | None]:
         """The beginning of a record, and the prompt if there is nothing in its way."""

@@ -4,6 +4,7 @@ Lines are written in batches and are on the disk when `append` returns. A last l
 a crash is dropped when the file is opened again.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -41,9 +42,10 @@ class Journal:
         """Write records, and wait until they are on the disk."""
         added = list(records)
         lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in added]
-        self._file.write("".join(lines).encode())
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with _naming(self.path):
+            self._file.write("".join(lines).encode())
+            self._file.flush()
+            os.fsync(self._file.fileno())
         self.records += added
 
     def __enter__(self) -> Self:
@@ -71,11 +73,21 @@ class Journal:
         self._file.truncate(sound)
 
 
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors of a write say of which file: those of a full disk do not."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
+
 def write_json(path: Path, value: Any) -> None:
     """A JSON file that is there whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with partial.open("w", encoding="utf-8") as file:
+        with _naming(path), partial.open("w", encoding="utf-8") as file:
             json.dump(value, file, ensure_ascii=False, indent=1)
             file.write("\n")
             file.flush()

@@ -5,7 +5,7 @@ Shapes: T frames, H and W of a frame, C channels, N samples.
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from PIL import Image
@@ -13,7 +13,7 @@ from PIL import Image
 from video_llama.attachment import MediaOptions, ReadMedium, read
 from video_llama.errors import CorruptMediaError, MediaNotFoundError, UnsupportedMediaError
 from video_llama.evaluation.task import Medium
-from video_llama.media.clip import MIN_SAMPLES, MediaClip
+from video_llama.media.clip import MIN_SAMPLES, MediaClip, MediaInfo
 from video_llama.media.reader import load_media, probe
 from video_llama.media.sampling import uniform_indices
 from video_llama.media.source import FramesArray
@@ -48,26 +48,26 @@ def load_stretch(
     num_frames = options.num_frames or processor.num_frames
     if medium.fps is not None:
         return load_media(_frames_of(medium, num_frames), num_frames=num_frames)
-    whole = medium.start is None and medium.end is None
-    start, end = (None, None) if whole else _bounds(medium, options)
-    return _cut(
-        load_media(
-            medium.path,
-            num_frames=num_frames,
-            times=None if start is None or end is None else _times(start, end, num_frames),
-            with_sound=options.with_sound and processor.has_audio_branch,
-            sound_channels=cast("ChannelRule", processor.sound_channels),
-            limits=options.limits,
-            policy=options.policy,
-        ),
-        start,
-        end,
-    )
-
-
-def _bounds(medium: Medium, options: MediaOptions) -> tuple[float, float]:
-    """Beginning and end of a stretch that begins inside the medium."""
+    wanted: dict[str, Any] = {
+        "num_frames": num_frames,
+        "with_sound": options.with_sound and processor.has_audio_branch,
+        "sound_channels": cast("ChannelRule", processor.sound_channels),
+        "limits": options.limits,
+        "policy": options.policy,
+    }
+    if medium.start is None and medium.end is None:
+        return load_media(medium.path, **wanted)
     info = probe(medium.path, limits=options.limits, policy=options.policy)
+    start, end = _bounds(medium, info)
+    times = _times(start, end, num_frames)
+    if info.video and info.video.fps and info.video.num_frames:  # sound may go on after it
+        last = (info.video.num_frames - 1) / info.video.fps
+        times = [min(time, last) for time in times]
+    return _cut(load_media(medium.path, times=times, **wanted), start, end)
+
+
+def _bounds(medium: Medium, info: MediaInfo) -> tuple[float, float]:
+    """Beginning and end of a stretch that begins inside the medium."""
     duration = info.duration or 0.0
     start = max(medium.start or 0.0, 0.0)
     end = duration if medium.end is None else min(medium.end, duration)
@@ -84,10 +84,8 @@ def _times(start: float, end: float, count: int) -> list[float]:
     return [start + (end - start) * number / count for number in range(count)]
 
 
-def _cut(clip: MediaClip, start: float | None, end: float | None) -> MediaClip:
+def _cut(clip: MediaClip, start: float, end: float) -> MediaClip:
     """What lies between two times; frames that were on show more than once are kept once."""
-    if start is None or end is None:
-        return clip
     kept = [n for n, index in enumerate(clip.indices) if index not in clip.indices[:n]]
     sound = clip.sound
     if sound is not None:

@@ -18,6 +18,8 @@ from typing import Any
 import torch
 import transformers
 
+from video_llama.checkpoints.load import whole_model
+from video_llama.checkpoints.part import PART_FILE, TRAINED_FILE, read_part
 from video_llama.checkpoints.writer import model_files
 from video_llama.errors import OptionError
 from video_llama.evaluation.journal import Journal
@@ -90,15 +92,23 @@ def kept_records(journal: Journal) -> dict[str, Record]:
     return {line["id"]: Record.from_json(line) for line in journal.records[1:]}
 
 
-def describe_model(directory: Path) -> dict[str, str]:
+def describe_model(directory: Path, *, offline: bool | None = None) -> dict[str, str]:
     """Checksums of a model: of its weights, and of the files that say how they are used.
 
     Raises:
         CheckpointError: it has no weights.
     """
-    weights = sorted(set(model_files(directory).values()))
+    weights = _weights(directory, offline)
     others = [directory / name for name in _CONFIGURATION if (directory / name).is_file()]
     return {"sha256": _checksum(weights), "configuration_sha256": _checksum(others)}
+
+
+def _weights(directory: Path, offline: bool | None) -> list[Path]:
+    part = read_part(directory)
+    if part is None:
+        return sorted(set(model_files(directory).values()))
+    base = whole_model(directory, part, offline=offline)
+    return [*_weights(base, offline), directory / PART_FILE, directory / TRAINED_FILE]
 
 
 def describe_files(paths: Iterable[Path]) -> dict[str, str]:
