@@ -1,10 +1,14 @@
 """The table of the claim, from results as `video-llama eval claim` writes them."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
+from recipes.reproduce import __main__ as reproduce
 from recipes.reproduce.table import main, make_rows, plot, read_reports, table
+from recipes.reproduce.variants import VARIANTS
 
 SHARES = {"pictures": (0.7, 0.5, 0.6), "turned": (0.1, 0.1, 0.1), "sounds": (0.8, 0.9, 0.7)}
 
@@ -71,3 +75,29 @@ def test_the_command_writes_the_rows(results, tmp_path, monkeypatch, capsys):
     assert "seeds: trained on pictures 3" in capsys.readouterr().out
     rows = json.loads(out.read_text())["rows"]
     assert rows[1]["shares"]["pictures"] == [0.7, 0.5, 0.6]
+
+
+def test_one_command_does_every_step_and_stops_where_one_fails(tmp_path, monkeypatch):
+    ran = []
+
+    def run(command, check):
+        ran.append(command[2:])
+        return subprocess.CompletedProcess(command, int(failing in command))
+
+    monkeypatch.setattr(reproduce.subprocess, "run", run)
+    given = ["", "--work", "w", "--photographs", "p", "--out", str(tmp_path), "--seeds", "0", "1"]
+    monkeypatch.setattr(sys, "argv", given)
+    failing = ""
+    reproduce.main()
+    names = [command[0].rpartition(".")[2] for command in ran]
+    assert names == ["make", "variants", *["video_llama"] * 2 * len(VARIANTS), "table"]
+    assert ["--model", str(tmp_path / "models/turned-1")] in [
+        command[index : index + 2] for command in ran for index in range(len(command))
+    ]
+    (tmp_path / "media").mkdir()
+    (tmp_path / "media/claim.jsonl").touch()
+    ran.clear()
+    failing = "eval"
+    with pytest.raises(SystemExit):
+        reproduce.main()
+    assert [command[0].rpartition(".")[2] for command in ran] == ["variants", "video_llama"]
