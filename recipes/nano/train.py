@@ -3,7 +3,8 @@
     python -m recipes.nano.train --work build/nano --out build/nano/model
 
 Every step leaves a file in the work folder and is skipped when that is there, so a run that was
-broken off goes on where it stopped, with other random numbers than an unbroken one. On a CPU two
+broken off goes on where it stopped, with other random numbers than an unbroken one. A work folder
+belongs to the photographs, or the drawings alone, that it was begun with. On a CPU two
 steps that do not need each other are trained beside each other (`STEPS`). `--threads` sets how many
 cores to use.
 """
@@ -35,6 +36,31 @@ from video_llama.processing.processor import VideoLlamaProcessor
 
 MAX_SHIPPED_BYTES = 40_000_000
 AT_ONCE = 2  # steps, on a CPU
+MADE_FROM = "made_from.json"
+
+
+def claim(material: Material) -> None:
+    """Note what a new work folder is made from; refuse one that is made from something else."""
+    shards = sorted(material.folder.glob("*.tar")) if material.folder else []
+    now = {"photographs": {path.name: path.stat().st_size for path in shards}}
+    path = material.work / MADE_FROM
+    if not path.is_file():
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
+        partial.replace(path)
+        return
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if found != now:
+        raise SystemExit(
+            f"error: {material.work} was made from {_told(found)}, and this run has {_told(now)}; "
+            "give another folder with --work, or --fresh to forget what is there"
+        )
+
+
+def _told(made_from: dict[str, dict[str, int]]) -> str:
+    shards = made_from["photographs"]
+    size = sum(shards.values())
+    return f"{len(shards)} shards of photographs, {size:,} bytes" if shards else "drawings alone"
 
 
 def once(path: Path, make: Callable[[], object], use: Callable[[], object] | None = None) -> None:
@@ -174,6 +200,7 @@ def run_steps(steps: dict[Step, tuple[Step, ...]], material: Material, threads: 
 def build(material: Material, out: Path, threads: int = 1) -> None:
     """All steps in order; `threads` are shared by those that do not need each other."""
     started = time.time()
+    claim(material)
     unpack(material)
     processor = new_processor(material)
     run_steps(STEPS, material, threads)

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -65,7 +65,7 @@ def train(
     and at the end the folder "model", which can be asked. The same command goes on with a run that
     was broken off. Ctrl-C and SIGTERM finish the step and write a checkpoint; exit status 1 then.
     """
-    with reporting(as_json):
+    with reporting(as_json and _is_first()):
         with loading():
             from video_llama.training.presets import load_recipe
 
@@ -101,7 +101,7 @@ def _train(recipe: "Recipe", as_json: bool) -> None:
         outcome = run(recipe, sys.stderr)
     except VideoLlamaError as error:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            _leave(error)
+            _leave(error, as_json)
         raise
     if _is_first():
         _tell(outcome, as_json)
@@ -128,10 +128,12 @@ def _tell(outcome: "Outcome", as_json: bool) -> None:
         print_warnings([f"{told}; quarantine.jsonl says which and why"])
 
 
-def _leave(error: VideoLlamaError, out: TextIO = sys.stderr) -> None:
+def _leave(error: VideoLlamaError, as_json: bool) -> None:
     """End a process whose connections to others are broken: an orderly end could wait for them."""
     rank = os.environ.get("RANK", "0")
-    write(f"error: process {rank}: {error}\n", out)
+    write(f"error: process {rank}: {error}\n", sys.stderr)
+    if as_json and _is_first():
+        print_json({"error": {"type": type(error).__name__, "message": str(error)}})
     sys.stdout.flush()
     os._exit(1)
 

@@ -65,12 +65,17 @@ values = st.recursive(
     before=st.dictionaries(st.text(max_size=3), values, max_size=2),
     ascii_only=st.booleans(),
     indent=st.sampled_from([None, 0, 2]),
+    mark=st.booleans(),
+    crlf=st.booleans(),
 )
-def test_json_elements_are_where_they_are(tmp_path_factory, rows, before, ascii_only, indent):
+def test_json_elements_are_where_they_are(
+    tmp_path_factory, rows, before, ascii_only, indent, mark, crlf
+):
     path = tmp_path_factory.getbasetemp() / "rows.json"
     for content, under in ((rows, None), ({**before, "rows": rows, "z": 1}, "rows")):
         text = json.dumps(content, ensure_ascii=ascii_only, indent=indent)
-        path.write_text(text, encoding="utf-8")
+        encoding, newline = "utf-8-sig" if mark else "utf-8", "\r\n" if crlf else "\n"
+        path.write_text(text, encoding=encoding, newline=newline)
         records = json_records(path, under)
         assert [json.loads(records.read(n)) for n in range(len(records))] == rows
 

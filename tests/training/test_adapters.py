@@ -159,8 +159,8 @@ def test_the_type_of_the_weights_is_kept(recipe, save_tiny_model, tmp_path):
     load_model(base, device="cpu", dtype="fp16").half().save_pretrained(base)
     made = recipe(**{"model.path": str(base), "schedule.steps_per_epoch": 1})
     outcome = train(made, io.StringIO())
-    trained = read_checkpoint(outcome.checkpoint).trained
-    assert all(tensor.dtype == torch.float32 for tensor in trained.values())
-    export(made, trained, 1, tmp_path / "out")
+    last = read_checkpoint(outcome.checkpoint)
+    assert all(tensor.dtype == torch.float32 for tensor in last.trained.values())
+    export(made, last, tmp_path / "out")
     weights = load_file(tmp_path / "out/model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.float16}

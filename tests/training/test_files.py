@@ -12,7 +12,12 @@ import torch
 from video_llama.data.dataset import Rejected
 from video_llama.errors import TrainingError
 from video_llama.training import atomic
-from video_llama.training.checkpoint import Checkpoints, RunState, read_checkpoint
+from video_llama.training.checkpoint import (
+    Checkpoints,
+    RunState,
+    read_checkpoint,
+    require_same_run,
+)
 from video_llama.training.metrics import Metrics
 from video_llama.training.progress import TrainingProgress, spell_seconds
 from video_llama.training.quarantine import Quarantine, read_lines
@@ -40,6 +45,43 @@ def test_the_latest_and_the_best_stay(tmp_path):
     assert torch.equal(
         read_checkpoint(checkpoints.path(4)).trained["a.weight"], torch.full((3,), 4.0)
     )
+
+
+def test_later_checkpoints_are_set_aside(tmp_path):
+    """They are counted no more among those that are kept."""
+    checkpoints = Checkpoints(tmp_path / "kept", keep=2)
+    other = Checkpoints(tmp_path / "other", keep=9)
+    for step in range(1, 7):
+        save(other, step, best=(0.5, 5))
+        save(checkpoints, step, best=(0.5, 3))
+    aside = checkpoints.set_aside(read_checkpoint(checkpoints.path(5)))
+    assert aside is not None
+    assert [path.name for path in aside.iterdir()] == ["step-00000006"]
+    assert checkpoints.set_aside(read_checkpoint(checkpoints.path(5))) is None
+    assert checkpoints.steps() == [3, 5]
+    checkpoints.set_aside(read_checkpoint(other.path(2)))
+    assert checkpoints.steps() == []
+    save(checkpoints, 3)
+    assert checkpoints.best() is None
+    assert sorted(path.name for path in checkpoints.folder.iterdir()) == [
+        "aside-1",
+        "aside-2",
+        "step-00000003",
+    ]
+
+
+def test_damaged_later_checkpoints_crowd_out_no_new_one(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "kept", keep=2)
+    for step in range(1, 7):
+        save(checkpoints, step)
+    save(checkpoints, 2)
+    assert 2 in checkpoints.steps()
+
+
+def test_settings_that_came_later_have_a_value_in_earlier_runs():
+    require_same_run({"seed": 1}, {"seed": 1, "captions": "captions"})
+    with pytest.raises(TrainingError, match='had captions = "captions", now it is "descriptions"'):
+        require_same_run({"seed": 1}, {"seed": 1, "captions": "descriptions"})
 
 
 @pytest.mark.parametrize("file", ["trained.safetensors", "optimizer.safetensors", "state.json"])

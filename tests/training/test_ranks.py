@@ -124,6 +124,7 @@ def test_a_batch_of_bad_samples_in_one_process(
         "data": [{"path": str(folder / "rows.jsonl")}],
         "batch": 2,
         "bad_samples": {"max_share": 1.0},
+        "validation.data": [{"path": str(folder / "rows.jsonl")}],
     }
     one = quiet_recipe("one", **changes)
     train(one, io.StringIO())
@@ -132,9 +133,10 @@ def test_a_batch_of_bad_samples_in_one_process(
         how, outcome = process.end(25)
         assert how == "gave", outcome
     assert read_losses(one.output_dir) == pytest.approx(read_losses(two.output_dir), abs=TOLERANCE)
-    bad = (one.output_dir / "quarantine.jsonl").read_text()
-    assert bad == (two.output_dir / "quarantine.jsonl").read_text()
-    assert bad.count("png") >= 3
+    for name, least in (("quarantine.jsonl", 3), ("quarantine-validation.jsonl", 6)):
+        bad = (one.output_dir / name).read_text()
+        assert bad == (two.output_dir / name).read_text()
+        assert bad.count("png") >= least
 
 
 def test_a_lost_process_stops_the_others(quiet_recipe, ranks):

@@ -20,6 +20,7 @@ def test_presets_have_the_values_of_the_paper(name):
     assert recipe.optimizer.clip is None
     assert recipe.media.sampling == ("head_tail" if name.endswith("1") else "uniform")
     assert recipe.modality == "vision"
+    assert recipe.captions == ("captions" if name.endswith("1") else "descriptions")
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -54,6 +55,18 @@ def test_dotted_settings():
     assert recipe.lora.rank == 2
     assert (recipe.cache.path, recipe.cache.draws) == ("features", 3)
     assert str(recipe.output_dir) == "runs/mine"
+
+
+def test_a_text_over_a_section_is_its_path_and_nothing_else_changes(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        'base = "vision_stage2"\n[cache]\npath = "kept"\ndtype = "bf16"\ndraws = 9\n'
+        '[[data]]\npath = "a.jsonl"\nweight = 3\n'
+    )
+    recipe = load_recipe(str(path), ["cache=other", "data.0=b.jsonl", "model=models/mine"])
+    assert (recipe.cache.path, recipe.cache.dtype, recipe.cache.draws) == ("other", "bf16", 9)
+    assert (recipe.data[0].path, recipe.data[0].weight) == ("b.jsonl", 3.0)
+    assert recipe.model.path == "models/mine"
 
 
 def test_files_with_and_without_a_base(tmp_path):

@@ -1,18 +1,23 @@
 """Broken off and started again, a run ends with the same bytes as one that was not."""
 
 import io
+import json
 import os
 import random
 import shutil
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
+from video_llama.checkpoints.load import load_model
 from video_llama.errors import DataError, TrainingError
 from video_llama.training import atomic
+from video_llama.training.marks import run_marks
 from video_llama.training.trainer import train
 
 STEPS = 6
@@ -188,6 +193,30 @@ def test_a_checkpoint_by_its_folder(long_recipe, uninterrupted):
     assert final_bytes(made.output_dir) == final_bytes(uninterrupted)
 
 
+def test_the_last_checkpoint_of_another_folder_is_exported(long_recipe, uninterrupted):
+    path = uninterrupted / f"checkpoints/step-{STEPS:08d}"
+    made = long_recipe(**{"resume": str(path), "export.kind": "part"})
+    assert train(made, io.StringIO()).model == made.output_dir / "model"
+    assert final_bytes(made.output_dir) == final_bytes(uninterrupted)
+
+
+def test_an_older_checkpoint_sets_later_ones_aside(long_recipe, uninterrupted):
+    """Step 6 is there already, and is learnt and written again; the first one is kept elsewhere."""
+    made = long_recipe(resume="auto")
+    shutil.copytree(uninterrupted, made.output_dir)
+    folder = made.output_dir / "checkpoints"
+    last = folder / f"step-{STEPS:08d}"
+    before = last.stat().st_ino
+    out = io.StringIO()
+    train(replace(made, resume=str(folder / f"step-{STEPS - 1:08d}")), out)
+    aside = folder / "aside-1"
+    assert f"checkpoints that do not lead to this one are set aside in {aside}" in out.getvalue()
+    assert (aside / last.name).stat().st_ino == before
+    assert (aside / "metrics.jsonl").is_file()
+    assert last.stat().st_ino != before
+    assert final_bytes(made.output_dir) == final_bytes(uninterrupted)
+
+
 def test_never_touches_no_earlier_run(long_recipe, uninterrupted):
     made = long_recipe(output=str(uninterrupted), resume="never")
     with pytest.raises(TrainingError, match="has checkpoints of an earlier run; give resume=auto"):
@@ -208,16 +237,97 @@ def test_another_run_is_not_gone_on_with(long_recipe, uninterrupted, changes, sa
         train(long_recipe(output=str(uninterrupted), **changes), io.StringIO())
 
 
-def test_other_rows_are_not_gone_on_with(long_recipe, uninterrupted, pictures):
+def forget_marks(folder: Path) -> None:
+    """As checkpoints were written before they had marks."""
+    for path in folder.glob("checkpoints/step-*/state.json"):
+        state = json.loads(path.read_text())
+        del state["marks"]
+        path.write_text(json.dumps(state))
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_other_rows_are_not_gone_on_with(long_recipe, uninterrupted, pictures, marked):
     made = long_recipe()
     shutil.copytree(uninterrupted, made.output_dir)
+    if not marked:
+        forget_marks(made.output_dir)
     text = pictures.read_text()
     pictures.write_text("".join(text.splitlines(keepends=True)[:-1]))
+    error, said = (TrainingError, r"data\.0 had another") if marked else (DataError, "of rows")
     try:
-        with pytest.raises(DataError, match="had other numbers of rows"):
+        with pytest.raises(error, match=said):
             train(made, io.StringIO())
     finally:
         pictures.write_text(text)
+
+
+def test_edited_rows_are_not_gone_on_with(long_recipe, uninterrupted, pictures):
+    made = long_recipe()
+    shutil.copytree(uninterrupted, made.output_dir)
+    text = pictures.read_text()
+    pictures.write_text(text.replace("red", "tan"))
+    try:
+        with pytest.raises(TrainingError, match=r"data\.0 had another content when the run"):
+            train(made, io.StringIO())
+    finally:
+        pictures.write_text(text)
+
+
+def test_another_model_to_begin_with_is_not_gone_on_with(recipe, save_tiny_model, tmp_path):
+    """The stage before was trained again in between, into the same folder."""
+    base = save_tiny_model(tmp_path / "base")
+    made = recipe(**{"model.path": str(base), "schedule.steps_per_epoch": 1})
+    train(made, io.StringIO())
+    model = load_model(base, device="cpu")
+    with torch.no_grad():
+        model.vision_branch.projector.bias.add_(1.0)
+    model.save_pretrained(base)
+    with pytest.raises(TrainingError, match=r"model\.path had other weights when the run"):
+        train(made, io.StringIO())
+
+
+def test_checkpoints_without_marks_are_gone_on_with(long_recipe, uninterrupted):
+    made = long_recipe()
+    shutil.copytree(uninterrupted, made.output_dir)
+    forget_marks(made.output_dir)
+    shutil.rmtree(made.output_dir / f"checkpoints/step-{STEPS:08d}")
+    train(made, io.StringIO())
+    assert final_bytes(made.output_dir) == final_bytes(uninterrupted)
+
+
+def test_shards_are_marked_by_names_and_sizes(recipe, tmp_path):
+    (tmp_path / "a.tar").write_bytes(b"one")
+    made = recipe(data=[{"path": str(tmp_path)}])
+    before = run_marks(made)
+    (tmp_path / "b.tar").write_bytes(b"two")
+    after = run_marks(made)
+    assert before["model.path"] == after["model.path"]
+    assert before["data.0"] != after["data.0"]
+
+
+@pytest.mark.parametrize("edited", [False, True])
+def test_the_best_is_forgotten_when_other_samples_are_measured(
+    long_recipe, uninterrupted, other_pictures, edited
+):
+    made = long_recipe(**({} if edited else {"validation.samples": 2}))
+    shutil.copytree(uninterrupted, made.output_dir)
+    shutil.rmtree(made.output_dir / f"checkpoints/step-{STEPS:08d}")
+    path = made.output_dir / f"checkpoints/step-{STEPS - 1:08d}/state.json"
+    state = json.loads(path.read_text())
+    path.write_text(json.dumps({**state, "best": [0.0, STEPS - 1]}))
+    text, out = other_pictures.read_text(), io.StringIO()
+    try:
+        other_pictures.write_text(text.replace("red", "tan") if edited else text)
+        outcome = train(made, out)
+    finally:
+        other_pictures.write_text(text)
+    said = "the best validation so far is forgotten: what is validated on has changed"
+    assert said in out.getvalue()
+    assert outcome.best is not None
+    assert outcome.best[0] > 0
+    assert outcome.best[1] == STEPS
+    best = json.loads((made.output_dir / "checkpoints/best.json").read_text())
+    assert best["step"] == STEPS
 
 
 def test_what_may_change_may_change(long_recipe, uninterrupted, read_lines):

@@ -3,7 +3,10 @@
 import fcntl
 import io
 import json
+import math
+import shutil
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,10 +15,12 @@ from safetensors.torch import load_file
 from video_llama.chat import VideoLlama
 from video_llama.checkpoints.load import load_model
 from video_llama.errors import CheckpointError, DataError, OptionError, TrainingError
+from video_llama.training.checkpoint import Checkpoints, read_checkpoint
 from video_llama.training.export import export
 from video_llama.training.optim import make_optimizer
 from video_llama.training.recipe import Recipe
 from video_llama.training.trainer import Outcome, train
+from video_llama.training.validation import Measured, Validation
 
 
 @dataclass(frozen=True)
@@ -95,9 +100,9 @@ def test_the_exported_model_answers(finished, pictures):
 
 
 def test_a_part_is_loaded_with_its_model(recipe, finished, pictures, tmp_path, tiny_model_dir):
-    trained = load_file(finished / "checkpoints/step-00000010/trained.safetensors")
+    last = read_checkpoint(finished / "checkpoints/step-00000010")
     target = tmp_path / "part"
-    export(recipe(**{"export.kind": "part"}), trained, 10, target)
+    export(recipe(**{"export.kind": "part"}), last, target)
     assert not (target / "model.safetensors").exists()
     whole, part = (VideoLlama.load(path) for path in (finished / "model", target))
     for name, tensor in whole.model.state_dict().items():
@@ -109,8 +114,8 @@ def test_a_part_is_loaded_with_its_model(recipe, finished, pictures, tmp_path, t
 
 def test_a_part_of_another_model_is_refused(recipe, finished, save_tiny_model, tmp_path):
     base = save_tiny_model(tmp_path / "base")
-    trained = load_file(finished / "checkpoints/step-00000010/trained.safetensors")
-    export(recipe(**{"export.kind": "part", "model.path": str(base)}), trained, 1, tmp_path / "p")
+    last = read_checkpoint(finished / "checkpoints/step-00000010")
+    export(recipe(**{"export.kind": "part", "model.path": str(base)}), last, tmp_path / "p")
     model = load_model(base, device="cpu")
     with torch.no_grad():
         model.language_model.get_output_embeddings().weight.add_(1.0)
@@ -133,6 +138,107 @@ def test_a_finished_run_is_left_alone(recipe, finished, other_pictures):
     assert outcome.step == 10
     assert outcome.loss is None
     assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*.safetensors")}
+
+
+@pytest.fixture
+def again(finished, recipe, other_pictures, tmp_path):
+    """`again(...)`: the finished run in a folder of its own, started once more."""
+    shutil.copytree(finished, tmp_path / "again")
+
+    def start(**changes):
+        base = {
+            "schedule.steps_per_epoch": 10,
+            "validation.data": [{"path": str(other_pictures)}],
+            "export.kind": "model",
+            "output": str(tmp_path / "again"),
+        }
+        return train(recipe(**{**base, **changes}), io.StringIO()).model
+
+    return start
+
+
+def test_the_model_of_an_earlier_run_is_replaced(again, finished, tmp_path):
+    """What lies in the output's `model` is from another step, as its card says."""
+    model = tmp_path / "again/model"
+    card = json.loads((model / "training.json").read_text())
+    (model / "training.json").write_text(json.dumps({**card, "trained_sha256": "another"}))
+    (model / "model.safetensors").write_bytes(b"stale")
+    assert again() == model
+    names = ("model.safetensors", "training.json")
+    assert all(
+        (model / name).read_bytes() == (finished / "model" / name).read_bytes() for name in names
+    )
+
+
+def test_another_kind_of_export_takes_the_place(again):
+    model = again(**{"export.kind": "part"})
+    assert (model / "part.json").is_file()
+    assert not (model / "model.safetensors").exists()
+
+
+def test_an_export_that_fails_leaves_the_one_before(again, monkeypatch, tmp_path):
+    model = tmp_path / "again/model"
+    before = {path.name: path.read_bytes() for path in model.iterdir()}
+    rename = Path.rename
+
+    def fail(path, target):
+        if Path(target) == model and not (path / "model.safetensors").exists():
+            raise OSError(5, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(TrainingError, match=r"the model .*model could not be written: Input"):
+        again(**{"export.kind": "part"})
+    assert {path.name: path.read_bytes() for path in model.iterdir()} == before
+
+
+def test_what_is_no_export_is_not_replaced(again, tmp_path):
+    model = tmp_path / "again/model"
+    shutil.rmtree(tmp_path / "again/checkpoints")
+    with pytest.raises(OptionError, match="where this run would write its own model"):
+        again(**{"model.path": str(model)})
+    (model / "training.json").unlink()
+    with pytest.raises(TrainingError, match="is not the model of a run and would be replaced"):
+        again()
+    assert (model / "model.safetensors").is_file()
+
+
+def test_bad_samples_of_a_validation_are_named(recipe, other_pictures, read_lines, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(other_pictures.read_text())  # with two of its pictures beside it
+    for number in (100, 103):
+        shutil.copy(other_pictures.parent / f"{number}.png", tmp_path)
+    made = recipe(**{"validation.data": [{"path": str(rows)}], "schedule.steps_per_epoch": 1})
+    train(made, io.StringIO())
+    named = read_lines(made.output_dir / "quarantine-validation.jsonl")
+    assert [line["key"] for line in named] == [f"rows.jsonl#{number}" for number in (1, 2, 4)]
+    assert "no such file" in named[0]["reason"]
+    assert not (made.output_dir / "quarantine.jsonl").exists()
+
+
+def test_nothing_to_validate_on_is_no_perfect_score(recipe, other_pictures, read_lines, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(other_pictures.read_text())  # without the pictures beside it
+    made = recipe(**{"validation.data": [{"path": str(rows)}], "validation.every": 1})
+    with pytest.raises(TrainingError, match=r"no sample of validation.data can be used, of 5.*#0"):
+        train(made, io.StringIO())
+    assert len(read_lines(made.output_dir / "quarantine-validation.jsonl")) == 5
+    assert not (made.output_dir / "checkpoints/best.json").exists()
+    assert (made.output_dir / "checkpoints/step-00000001").is_dir()
+
+
+def test_a_loss_that_is_no_number_is_never_the_best(recipe, other_pictures, monkeypatch):
+    losses = iter([math.nan, 2.0, math.nan])
+    monkeypatch.setattr(Validation, "measure", lambda *_: Measured(next(losses), 0.0, 1, 1, 0))
+    made = recipe(
+        **{
+            "schedule.steps_per_epoch": 3,
+            "validation.data": [{"path": str(other_pictures)}],
+            "validation.every": 1,
+        }
+    )
+    train(made, io.StringIO())
+    assert Checkpoints(made.output_dir / "checkpoints", keep=3).best().name == "step-00000002"
 
 
 def test_accumulation_changes_nothing(recipe, quiet_model_dir, read_losses, tmp_path):
@@ -192,12 +298,21 @@ def test_gradients_are_cut_to_a_length(recipe, monkeypatch, tmp_path):
             "cache.path keeps what comes out of 'vision_branch.query_tokens'",
         ),
         ({"resume": "step-7"}, TrainingError, "there is no checkpoint step-7"),
+        ({"device": "banana"}, OptionError, "the device banana is not there; give 'auto'"),
+        ({"device": "meta"}, OptionError, "device 'meta' cannot train"),
+        ({"device": "cpu:0"}, OptionError, "device 'cpu:0' names one of several; give 'cpu'"),
     ],
 )
 def test_runs_that_cannot_begin(recipe, changes, error, said):
     with pytest.raises(error) as told:
         train(recipe(**changes), io.StringIO())
     assert said in str(told.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is such a device here")
+def test_an_accelerator_that_is_not_there_is_not_replaced(recipe):
+    with pytest.raises(OptionError, match="the device cuda is not there; give 'auto', 'cpu'"):
+        train(recipe(device="cuda"), io.StringIO())
 
 
 def test_one_run_at_a_time_in_a_folder(recipe):

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from video_llama.errors import DataError
 from video_llama.training.presets import recipe_text
 from video_llama.training.trainer import Outcome
 
@@ -81,6 +82,27 @@ def test_errors_are_a_line_and_status_one(run, file):
         assert err.count("\n") == 1
     status, out, _ = run("train", file, "data=[]", "--json")
     assert (status, json.loads(out)["error"]["type"]) == (1, "OptionError")
+
+
+def test_one_of_several_processes_that_fails_prints_one_object(run, file, monkeypatch):
+    """They end at once, without waiting for each other; the first one prints."""
+    monkeypatch.setattr("os._exit", lambda status: (_ for _ in ()).throw(SystemExit(status)))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    from video_llama.training import trainer
+
+    def fail(*_):
+        raise DataError("there is no file of data a.csv")
+
+    monkeypatch.setattr(trainer, "train", fail)
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        status, out, err = run("train", file, "--json")
+        assert (status, err) == (1, f"error: process {rank}: there is no file of data a.csv\n")
+        found = json.loads(out)["error"] if out else None
+        said = {"type": "DataError", "message": "there is no file of data a.csv"}
+        assert found == (said if rank == "0" else None)
+        out = run("train", file, "batch=none", "--json")[1]
+        assert ("OptionError" in out) == (rank == "0")
 
 
 def test_a_stopped_run_says_what_to_do(run, file, monkeypatch, tmp_path):

@@ -9,8 +9,7 @@ Such a directory is loaded like any other: the model it belongs to, with these t
 
 import hashlib
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,13 +18,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from video_llama.checkpoints.readers import read_header
 from video_llama.checkpoints.writer import model_files
 from video_llama.errors import CheckpointError
 
 PART_FILE = "part.json"
 TRAINED_FILE = "trained.safetensors"
 LORA_A, LORA_B = ".lora_A", ".lora_B"
-SAMPLED_BYTES = 1 << 20  # of the beginning and the end of a file, to tell models apart
+# What is looked at of a tensor to tell models apart: training changes every part of what it trains.
+PIECES, PIECE_BYTES = 9, 8 << 10
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Part:
 
     Attributes:
         base: the model it belongs to, as it is loaded; a directory relative to the part's.
-        fingerprint: of that model's files; see `fingerprint`.
+        fingerprint: of that model's weights; see `fingerprint`.
         lora_scale: of the product of two adapter matrices.
     """
 
@@ -69,21 +70,52 @@ def base_of(directory: Path, part: Part) -> str:
 
 
 def fingerprint(directory: Path) -> str:
-    """What tells a model's weights from others': a hash of sizes, beginnings and ends of files."""
+    """What tells a model's weights from others': a hash of pieces of every tensor.
+
+    Of a part: of its tensors and of the fingerprint of its model.
+
+    Raises:
+        CheckpointError: there are no weights, or they cannot be read.
+    """
     digest = hashlib.sha256()
-    for path in sorted(set(model_files(directory).values())):
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size}\n".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(SAMPLED_BYTES))
-            file.seek(-min(size, SAMPLED_BYTES), os.SEEK_END)
-            digest.update(file.read())
+    part = read_part(directory)
+    if part is None:
+        paths = sorted(set(model_files(directory).values()))
+    else:
+        paths = [directory / TRAINED_FILE]
+        digest.update(f"{part.fingerprint} {part.lora_scale}\n".encode())
+    for path in paths:
+        digest.update(f"{path.name}\n".encode())
+        for piece in _pieces(path):
+            digest.update(piece)
     return digest.hexdigest()
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    """The header of a safetensors file, then evenly spaced bytes of each tensor."""
+    read_header(path)  # refuses a damaged one
+    with path.open("rb") as file:
+        length = file.read(8)
+        header = file.read(int.from_bytes(length, "little"))
+        yield header
+        for name, entry in json.loads(header).items():
+            if name == "__metadata__":
+                continue
+            start, end = (len(length) + len(header) + at for at in entry["data_offsets"])
+            if end - start <= PIECES * PIECE_BYTES:
+                places, size = [start], end - start
+            else:
+                size = PIECE_BYTES
+                places = [start + (end - start - size) * n // (PIECES - 1) for n in range(PIECES)]
+            for place in places:
+                file.seek(place)
+                yield file.read(size)
 
 
 def require_base(directory: Path, part: Part, base: Path) -> None:
     """Raise CheckpointError where a part's model is not the one it was trained with."""
-    if read_part(base) is None and fingerprint(base) != part.fingerprint:
+    # There is none in parts of parts of before.
+    if part.fingerprint and fingerprint(base) != part.fingerprint:
         raise CheckpointError(
             f"{directory.name} was trained on other weights than {base.name} has now; "
             "give back the model it belongs to"

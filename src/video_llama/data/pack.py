@@ -9,6 +9,7 @@ A shard is written under another name, and renamed when it is whole and on the d
 and settings give the same bytes, so a run that was broken off goes on behind its last whole shard.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -104,7 +105,8 @@ def pack(
         progress: called with the number of rows done, and of all rows.
 
     Raises:
-        DataError: the data set cannot be read, or the folder holds something else.
+        DataError: the data set cannot be read, the folder holds something else, or a file cannot
+            be written; what was written before stays.
     """
     rows = open_dataset(spec)
     manifest = _begin(spec, rows, out, shard_bytes)
@@ -119,8 +121,9 @@ def pack(
         while samples.waiting is not None:
             name = f"shard-{len(manifest.shards):06d}{SHARD_SUFFIX}"
             manifest.shards.append(_write_shard(out / name, samples, shard_bytes))
-            skipped.flush()
-            os.fsync(skipped.fileno())
+            with _writing(out / SKIPPED):
+                skipped.flush()
+                os.fsync(skipped.fileno())
             manifest.save(out)
     if not manifest.shards:
         raise DataError(
@@ -324,15 +327,31 @@ def _load(out: Path) -> Manifest:
         raise DataError(f"{out / MANIFEST} is not one of a pack: {error}") from None
 
 
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn a write that fails into a message that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"{path} could not be written: {error.strerror or error}; what was written before "
+            "stays, start again once that is put right"
+        ) from error
+
+
 def _write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """A file that is there with all its bytes on the disk, or not at all."""
+    """A file that is there with all its bytes on the disk, or not at all.
+
+    Raises:
+        DataError: it could not be written.
+    """
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with partial.open("wb") as file:
+        with _writing(path), partial.open("wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
+            partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
     if os.name != "posix":

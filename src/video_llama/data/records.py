@@ -6,6 +6,7 @@ so that readers can be sent to worker processes and share nothing.
 Shape: N records.
 """
 
+import codecs
 import csv
 import json
 from array import array
@@ -151,14 +152,16 @@ def json_records(path: Path, under: str | None = None) -> Records:
         DataError: the file cannot be read, is no JSON, or has no such list.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        skipped = path.stat().st_size - len(text.encode())  # a byte order mark
+        data = path.read_bytes()  # not as text: line breaks must keep their bytes
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise DataError(f"{path.name} is not text in UTF-8") from None
     except OSError as error:
         raise unreadable(path, error) from None
     starts, ends = array("q"), array("q")
-    at, place = 0, skipped  # the same point in characters and in bytes
+    # The same point in characters and in bytes.
+    at, place = 0, len(codecs.BOM_UTF8) if data.startswith(codecs.BOM_UTF8) else 0
+    del data
     try:
         for start, end in _elements(text, _list_start(text, under, path.name)):
             place += _size(text, at, start)

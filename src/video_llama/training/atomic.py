@@ -62,16 +62,26 @@ def new_folder(path: Path) -> Iterator[Path]:
         for file in other.rglob("*"):
             sync(file)
         sync(other)
-        if path.exists():
-            # A folder cannot be replaced in one go; the old one is out of the way under a name
-            # that is cleaned up.
-            path.rename(_other_name(path))
-        other.rename(path)
+        _take_place(other, path)
     except BaseException:
         shutil.rmtree(other, ignore_errors=True)
         raise
     sync(path.parent)
     remove_half_written(path.parent, path.name)
+
+
+def _take_place(new: Path, path: Path) -> None:
+    """A folder cannot be replaced in one go: the old one is out of the way for a moment, under a
+    name that is cleaned up, and comes back if the new one cannot take its place."""
+    old = _other_name(path) if path.exists() else None
+    if old is not None:
+        path.rename(old)
+    try:
+        new.rename(path)
+    except BaseException:
+        if old is not None:
+            old.rename(path)
+        raise
 
 
 def remove_half_written(folder: Path, name: str = "") -> None:

@@ -4,12 +4,14 @@
     OUTPUT/checkpoints/step-00000500/optimizer.safetensors   "exp_avg NAME", "exp_avg_sq NAME", ...
     OUTPUT/checkpoints/step-00000500/state.json              the rest, with sha256 of the others
     OUTPUT/checkpoints/best.json                             which one validated best
+    OUTPUT/checkpoints/aside-1/step-...                      of a run that was begun again earlier
 
 A checkpoint is there whole or not at all. The chance of a step (dropout) is seeded by its number,
 and frames by the sample's, so no state of a generator is kept.
 """
 
 import hashlib
+import itertools
 import json
 import shutil
 from collections.abc import Mapping
@@ -22,7 +24,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from video_llama.errors import TrainingError
-from video_llama.training.atomic import new_folder, remove_half_written, write_file, writing
+from video_llama.training.atomic import (
+    new_folder,
+    remove_half_written,
+    sync,
+    write_file,
+    writing,
+)
 
 TRAINED, OPTIMIZER, STATE, BEST = (
     "trained.safetensors",
@@ -52,6 +60,8 @@ FREE = (
     "model.gradient_checkpointing",
     "model.offline",
 )
+# Settings that came later, and what runs of before did.
+LATER = {"captions": "captions"}
 
 
 @dataclass
@@ -66,6 +76,7 @@ class RunState:
         window: sums since the last line of metrics; see `training.metrics`.
         best: lowest validation loss so far, and its step.
         files: sha256 of the other files.
+        marks: of the weights it began with and of its data; see `training.marks`.
     """
 
     step: int
@@ -75,6 +86,7 @@ class RunState:
     window: list[float] = field(default_factory=list)
     best: tuple[float, int] | None = None
     files: dict[str, str] = field(default_factory=dict)
+    marks: dict[str, str] = field(default_factory=dict)
     version: int = VERSION
 
 
@@ -82,6 +94,7 @@ class RunState:
 class Checkpoint:
     """A checkpoint that was read."""
 
+    path: Path
     state: RunState
     trained: dict[str, torch.Tensor]
     optimizer: dict[str, torch.Tensor]
@@ -124,10 +137,7 @@ class Checkpoints:
         with writing(f"the checkpoint of step {state.step}", usable):
             if not (path.is_dir() and not _faults(path)):
                 self._write(path, state, trained, optimizer)
-            if state.best is not None:
-                loss, step = state.best
-                text = json.dumps({"step": step, "loss": loss})
-                write_file(self.folder / BEST, text.encode() + b"\n")
+            self.note_best(state)
         self._prune(state)
         return path
 
@@ -140,6 +150,34 @@ class Checkpoints:
                 return self.path(step), told
             told.append(f"the checkpoint of step {step} is damaged ({fault}) and left aside")
         return None, told
+
+    def set_aside(self, begun: Checkpoint) -> Path | None:
+        """Rename the checkpoints that do not lead to the one a run begins from; where they are now.
+
+        Those are the later ones, and all of them where it lies elsewhere. None: there are none.
+        """
+        step = begun.state.step
+        own = begun.path.resolve() == self.path(step).resolve()
+        others = [self.path(one) for one in self.steps() if not own or one > step]
+        if not others:
+            return None
+        places = (self.folder / f"aside-{number}" for number in itertools.count(1))
+        target = next(place for place in places if not place.exists())
+        target.mkdir()
+        for path in others:
+            path.rename(target / path.name)
+        for folder in (target, self.folder):
+            sync(folder)
+        return target
+
+    def note_best(self, state: RunState) -> None:
+        """Write down which checkpoint validated best; that none has, too."""
+        if state.best is None:
+            (self.folder / BEST).unlink(missing_ok=True)
+            return
+        loss, step = state.best
+        text = json.dumps({"step": step, "loss": loss})
+        write_file(self.folder / BEST, text.encode() + b"\n")
 
     def best(self) -> Path | None:
         """The checkpoint that validated best."""
@@ -165,7 +203,8 @@ class Checkpoints:
 
     def _prune(self, state: RunState) -> None:
         best = state.best[1] if state.best is not None else None
-        for step in self.steps()[: -self.keep]:
+        done = [step for step in self.steps() if step <= state.step]  # later ones are damaged
+        for step in done[: -self.keep]:
             if step != best:
                 shutil.rmtree(self.path(step))
 
@@ -183,12 +222,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise TrainingError(f"the checkpoint {path} is damaged: {fault}; give another one")
     state = RunState(**json.loads((path / STATE).read_text(encoding="utf-8")))
     state.best = tuple(state.best) if state.best is not None else None  # pyrefly: ignore
-    return Checkpoint(state, load_file(path / TRAINED), load_file(path / OPTIMIZER))
+    return Checkpoint(path, state, load_file(path / TRAINED), load_file(path / OPTIMIZER))
 
 
 def require_same_run(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise TrainingError where a setting that changes what is learnt differs."""
-    before, after = _flat(saved), _flat(now)
+    before, after = {**LATER, **_flat(saved)}, _flat(now)
     for name in sorted({*before, *after}):
         free = any(name == one or name.startswith(f"{one}.") for one in FREE)
         if not free and before.get(name) != after.get(name):

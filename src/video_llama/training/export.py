@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -16,25 +17,54 @@ from video_llama.checkpoints.part import (
     Part,
     fingerprint,
     put_in,
-    read_part,
 )
+from video_llama.errors import OptionError, TrainingError
 from video_llama.training.atomic import new_folder, writing
+from video_llama.training.checkpoint import TRAINED, Checkpoint, RunState
 from video_llama.training.prepare import base_directory
 from video_llama.training.recipe import Recipe
 
 CARD = "training.json"
 
 
-def export(recipe: Recipe, trained: Mapping[str, torch.Tensor], step: int, target: Path) -> None:
-    """Write the model of a recipe with trained tensors, or these alone.
+def require_place(recipe: Recipe, target: Path) -> None:
+    """Refuse a run whose export would take the place of something else.
+
+    Raises:
+        OptionError: the model to begin with is there.
+        TrainingError: what is there is no export.
+    """
+    if recipe.export.kind == "none" or not target.exists():
+        return
+    if target.resolve() == base_directory(recipe).resolve():
+        raise OptionError(
+            f"model.path is {target}, where this run would write its own model; give another output"
+        )
+    if not (target / CARD).is_file():
+        raise TrainingError(
+            f"{target} is not the model of a run and would be replaced; move it, or give another "
+            "output"
+        )
+
+
+def is_exported(recipe: Recipe, state: RunState, target: Path) -> bool:
+    """Whether a folder has what `export` would write for a checkpoint."""
+    try:
+        found = json.loads((target / CARD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and _origin(recipe, state).items() <= found.items()
+
+
+def export(recipe: Recipe, checkpoint: Checkpoint, target: Path) -> None:
+    """Write the model of a recipe with what a checkpoint has trained, or that alone.
 
     A whole model keeps the type of weights it had.
 
     Raises:
         TrainingError: it could not be written; an older export is untouched.
     """
-    base = base_directory(recipe)
-    scale = 1.0 if recipe.lora is None else recipe.lora.alpha / recipe.lora.rank
+    base, trained, scale = base_directory(recipe), checkpoint.trained, _lora_scale(recipe)
     with writing(f"the model {target}"), new_folder(target) as folder:
         if recipe.export.kind == "part":
             _write_part(base, recipe.model.path, trained, scale, folder, target)
@@ -47,12 +77,27 @@ def export(recipe: Recipe, trained: Mapping[str, torch.Tensor], step: int, targe
         load_processor(base).save_pretrained(folder)
         about = {
             "recipe": recipe.name,
-            "step": step,
-            "base": recipe.model.path,
+            **_origin(recipe, checkpoint.state),
             "tensors": len(trained),
             "adapters": sum(name.endswith(LORA_A) for name in trained),
         }
         (folder / CARD).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+def _origin(recipe: Recipe, state: RunState) -> dict[str, Any]:
+    """What an export is made of, all that decides its bytes."""
+    return {
+        "kind": recipe.export.kind,
+        "step": state.step,
+        "base": recipe.model.path,
+        "base_fingerprint": fingerprint(base_directory(recipe)),
+        "trained_sha256": state.files[TRAINED],
+        "lora_scale": _lora_scale(recipe),
+    }
+
+
+def _lora_scale(recipe: Recipe) -> float:
+    return 1.0 if recipe.lora is None else recipe.lora.alpha / recipe.lora.rank
 
 
 def _write_part(
@@ -66,5 +111,5 @@ def _write_part(
     save_file(dict(trained), folder / TRAINED_FILE)
     read_config(base).save_pretrained(folder)
     place = os.path.relpath(base, target) if Path(name).expanduser().is_dir() else name
-    mark = "" if read_part(base) is not None else fingerprint(base)
-    (folder / PART_FILE).write_text(Part(place, mark, scale).to_json(), encoding="utf-8")
+    part = Part(place, fingerprint(base), scale)
+    (folder / PART_FILE).write_text(part.to_json(), encoding="utf-8")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from video_llama.checkpoints.load import load_processor
 from video_llama.data.dataset import Rows, TrainingDataset
-from video_llama.data.formats import DatasetSpec, open_dataset
+from video_llama.data.formats import DatasetSpec, detect_format, open_dataset
 from video_llama.data.mixture import Mixture
 from video_llama.errors import DataError, OptionError
 from video_llama.processing.processor import VideoLlamaProcessor
@@ -43,19 +43,23 @@ def open_material(recipe: Recipe) -> Material:
             "data.0.media=images"
         )
     processor = load_processor(base_directory(recipe))
-    rows = [_open(spec, f"data.{number}") for number, spec in enumerate(recipe.data)]
+    rows = [_open(spec, f"data.{number}", recipe) for number, spec in enumerate(recipe.data)]
     mixture = Mixture([len(one) for one in rows], [one.weight for one in recipe.data], recipe.seed)
     measured = recipe.validation.data
     validation = None
     if measured:
-        opened = [_open(one, f"validation.data.{number}") for number, one in enumerate(measured)]
+        opened = [
+            _open(one, f"validation.data.{number}", recipe) for number, one in enumerate(measured)
+        ]
         # Measured on the same frames every time.
         plain = replace(recipe.media, sampling="uniform", crop=False)
         validation = _dataset(recipe, processor, opened, plain)
     return Material(_dataset(recipe, processor, rows, recipe.media), mixture, validation)
 
 
-def _open(spec: DatasetSpec, where: str) -> Rows:
+def _open(spec: DatasetSpec, where: str, recipe: Recipe) -> Rows:
+    if spec.format == "auto" and detect_format(spec.path) == "captions":
+        spec = replace(spec, format=recipe.captions)
     rows = open_dataset(spec)
     if not len(rows):
         raise DataError(f"{where}: {rows.name} has no rows; leave it out or give another file")

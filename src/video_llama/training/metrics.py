@@ -13,6 +13,8 @@ from typing import Any
 from video_llama.training.atomic import write_file, writing
 from video_llama.training.quarantine import read_lines
 
+METRICS = "metrics.jsonl"
+
 
 class Metrics:
     """Writes figures; in the first process only.
@@ -24,7 +26,7 @@ class Metrics:
     """
 
     def __init__(self, folder: Path, step: int, *, tensorboard: bool) -> None:
-        self.path = folder / "metrics.jsonl"
+        self.path = folder / METRICS
         self.warning = ""
         if self.path.exists():
             kept = [line for line in read_lines(self.path) if line["step"] <= step]

@@ -73,7 +73,7 @@ def override(mapping: dict[str, Any], setting: str) -> None:
     """Change a mapping by one `dotted.name=value`. Values are JSON where they can be, else text.
 
     Parts of a name that are numbers count from 0 in a list; the number behind the last one
-    appends.
+    appends. A text in place of a section that has a `path` changes that, and nothing else of it.
 
     Raises:
         OptionError: it has another form, or names a place that cannot be.
@@ -101,7 +101,10 @@ def _inside(place: Any, name: str, dotted: str) -> Any:
 
 
 def _put(place: Any, name: str, value: Any, dotted: str) -> None:
-    if isinstance(place, dict):
+    section = _inside(place, name, dotted)
+    if isinstance(value, str) and isinstance(section, dict) and "path" in section:
+        section["path"] = value
+    elif isinstance(place, dict):
         place[name] = value
     elif (number := _number(name, place, dotted)) < len(place):
         place[number] = value

@@ -24,6 +24,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from video_llama.checkpoints.load import choose_device
 from video_llama.errors import OptionError, TrainingError
 from video_llama.models import VideoLlamaForConditionalGeneration
 from video_llama.training.recipe import Recipe
@@ -35,12 +36,32 @@ T = TypeVar("T")
 LOST = ("gloo", "nccl", "connection", "timed out", "timeout", "watchdog", "socket")
 
 
+def _require_device(wanted: str, given: torch.device) -> None:
+    """Refuse a device that is not there; accelerate takes another one without a word."""
+    if wanted == "auto":
+        return
+    chosen = choose_device(wanted)
+    if chosen.index is not None:
+        raise OptionError(
+            f"device {wanted!r} names one of several; give {chosen.type!r} and let torchrun share "
+            "them out, or show this process only one, as CUDA_VISIBLE_DEVICES=1 does"
+        )
+    if chosen.type != given.type:
+        raise OptionError(
+            f"device {wanted!r} cannot train, {given.type!r} can; give 'auto' or that"
+        )
+
+
 class Processes:
     """All processes of a run.
 
     Attributes:
         rank, world_size: of this one.
         device: where it computes.
+
+    Raises:
+        OptionError: the device of the recipe is not there.
+        TrainingError: the processes do not find one another.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -61,6 +82,7 @@ class Processes:
         self.rank = self._accelerator.process_index
         self.world_size = self._accelerator.num_processes
         self.device = self._accelerator.device
+        _require_device(recipe.device, self.device)
         self.shares_layers = recipe.parallel == "fsdp" and self.world_size > 1
 
     @property

@@ -22,7 +22,8 @@ SUFFIXES = (".toml", ".json")
 def preset(stage: Stage) -> Recipe:
     """A published stage as a recipe; what it learns from is still to be named.
 
-    Captions are learnt from random frames and boxes, instructions from evenly spaced whole frames.
+    Captions are learnt from random frames and boxes, instructions from evenly spaced whole frames;
+    for the latter a file of captions is MiniGPT-4's, whose texts answer an instruction.
     """
     captions = stage.data == "captions"
     return Recipe(
@@ -31,6 +32,7 @@ def preset(stage: Stage) -> Recipe:
         modules=stage.modules,
         schedule=stage.schedule,
         batch=stage.batch,
+        captions="captions" if captions else "descriptions",
         media=MediaSettings(sampling="head_tail" if captions else "uniform", crop=captions),
         optimizer=OptimizerSettings(weight_decay=stage.weight_decay, betas=stage.betas),
     )

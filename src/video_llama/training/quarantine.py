@@ -49,9 +49,7 @@ class Quarantine:
         if self.write and rejected:
             with writing(self.path.name), self.path.open("ab") as file:
                 for one in sorted(rejected, key=lambda one: one.position):
-                    file.write(
-                        _line({"position": one.position, "key": one.key, "reason": one.reason})
-                    )
+                    file.write(quarantine_line(one))
         allowed = max(self.settings.min_count, self.settings.max_share * self.seen)
         if self.count > allowed:
             raise TrainingError(
@@ -66,6 +64,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         return []
     lines = path.read_bytes().split(b"\n")[:-1]  # behind the last line break: nothing, or a stump
     return [json.loads(line) for line in lines]
+
+
+def quarantine_line(bad: Rejected) -> bytes:
+    """What a file says of a bad sample."""
+    return _line({"position": bad.position, "key": bad.key, "reason": bad.reason})
 
 
 def _line(value: dict[str, Any]) -> bytes:

@@ -236,9 +236,11 @@ class Recipe:
             batch / processes / accumulation samples at once.
         model, lora, data, media, optimizer, validation, checkpoint, export, logging, cache,
             bad_samples: sections of their own. `lora` None: no adapters.
+        captions: how files of captions are learnt whose format is not given: "captions", as stage 1
+            does; "descriptions", as answers to an instruction, as stage 2 does.
         precision: "bf16" computes in bfloat16, keeps what is frozen in it, and trains in float32;
             "auto" does so on an accelerator.
-        device: "auto" is an accelerator if there is one, or "cpu".
+        device: "auto" is an accelerator if there is one; else "cpu", "cuda", ...
         parallel: of several processes: "ddp", each holds the whole model; "fsdp", they share the
             layers of the language model.
         timeout: seconds after which a process that is waited for counts as lost.
@@ -267,6 +269,7 @@ class Recipe:
     logging: LoggingSettings = field(default_factory=LoggingSettings)
     cache: CacheSettings = field(default_factory=CacheSettings)
     bad_samples: BadSampleSettings = field(default_factory=BadSampleSettings)
+    captions: Literal["captions", "descriptions"] = "captions"
     precision: Precision = "auto"
     device: str = "auto"
     parallel: Literal["ddp", "fsdp"] = "ddp"

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import math
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -12,12 +13,13 @@ from typing import Any, TextIO
 from video_llama.data.collator import Batch
 from video_llama.data.mixture import ShardedBatches
 from video_llama.errors import TrainingError
-from video_llama.training.atomic import write_file, writing
+from video_llama.training.atomic import remove_half_written, write_file, writing
 from video_llama.training.caching import use_cache
 from video_llama.training.checkpoint import Checkpoint, Checkpoints, RunState, read_checkpoint
-from video_llama.training.export import export
+from video_llama.training.export import export, is_exported, require_place
 from video_llama.training.loading import batch_loader, worker_errors
 from video_llama.training.loop import StepResult, StepRunner
+from video_llama.training.marks import require_same_marks, run_marks
 from video_llama.training.material import open_material
 from video_llama.training.metrics import Metrics
 from video_llama.training.optim import (
@@ -35,7 +37,7 @@ from video_llama.training.presets import recipe_text
 from video_llama.training.progress import TrainingProgress
 from video_llama.training.quarantine import Quarantine
 from video_llama.training.recipe import Recipe
-from video_llama.training.resume import find_start
+from video_llama.training.resume import find_start, settle
 from video_llama.training.signals import Stop
 from video_llama.training.step import TrainingStep
 from video_llama.training.validation import Validation
@@ -125,6 +127,8 @@ class Run:
         self.checkpoints = Checkpoints(recipe.output_dir / "checkpoints", recipe.checkpoint.keep)
         begun = find_start(recipe, processes, self.checkpoints, self._tell)
         self.material = open_material(recipe)  # before the model: it is quicker to say no
+        require_place(recipe, recipe.output_dir / MODEL_FOLDER)
+        marks = self._marks(begun)
         prepared = prepare(recipe, processes.device)
         self.model = prepared.model
         if recipe.cache.path is not None:
@@ -133,7 +137,9 @@ class Run:
         self.step = TrainingStep(prepared.model, prepared.autocast)
         wrapped = processes.wrap(self.step)
         self.optimizer = make_optimizer(self.model, recipe.optimizer, recipe.schedule.peak)
-        self.state = self._state(begun)
+        if begun is not None:
+            settle(begun, recipe, marks, processes, self.checkpoints, self._tell)
+        self.state = self._state(begun, marks)
         self.runner = StepRunner(
             wrapped,
             self.optimizer,
@@ -149,6 +155,8 @@ class Run:
         recipe, state = self.recipe, self.state
         stopped, path = "", None
         self._tell_beginning()
+        if state.step == recipe.steps:
+            self._save()  # the last checkpoint may lie elsewhere
         batches = iter(self._loader())
         with Stop().watching() as stop, worker_errors():
             while state.step < recipe.steps and not stopped:
@@ -177,7 +185,11 @@ class Run:
         self.quarantine.add(recipe.batch, result.rejected)
         self._tell_figures(result, rate)
         last = state.step == recipe.steps
-        best = (last or state.step % recipe.validation.every == 0) and self._measure()
+        try:
+            best = (last or state.step % recipe.validation.every == 0) and self._measure()
+        except TrainingError:
+            self._save()  # what was learnt is not at fault
+            raise
         due = last or best or result.stop or state.step % recipe.checkpoint.every == 0
         path = self._save() if due else None
         self.progress.pause()
@@ -226,7 +238,8 @@ class Run:
             return False
         measured = self.validation.measure(self.step)
         state = self.state
-        best = state.best is None or measured.loss < state.best[0]
+        better = state.best is None or measured.loss < state.best[0]
+        best = better and math.isfinite(measured.loss)
         if best:
             state.best = measured.loss, state.step
         if self.metrics is not None:
@@ -252,27 +265,39 @@ class Run:
         return path
 
     def _export(self) -> Path | None:
-        """Write the model, unless it is there already."""
+        """Write the model, unless this one is there already."""
         recipe, target = self.recipe, self.recipe.output_dir / MODEL_FOLDER
         if recipe.export.kind == "none":
             return None
         best = self.checkpoints.best() if recipe.export.checkpoint == "best" else None
         path = best or self.checkpoints.path(self.state.step)
         with self.processes.together():
-            if self.processes.is_first and not target.exists():
+            if self.processes.is_first:
                 chosen = read_checkpoint(path)
-                export(recipe, chosen.trained, chosen.state.step, target)
+                if not is_exported(recipe, chosen.state, target):
+                    export(recipe, chosen, target)
         return target
 
-    def _state(self, begun: Checkpoint | None) -> RunState:
+    def _marks(self, begun: Checkpoint | None) -> dict[str, str]:
+        """Of what the run learns from, which must be what it was begun with."""
+        marks: dict[str, str] = {}
+        with self.processes.together():
+            if self.processes.is_first:
+                marks = run_marks(self.recipe)
+        marks = self.processes.agree(marks)
+        if begun is not None:
+            require_same_marks(begun.state.marks, marks)
+        return marks
+
+    def _state(self, begun: Checkpoint | None, marks: dict[str, str]) -> RunState:
         """Where the run is; the model and the optimizer are brought there."""
         mixture = self.material.mixture
         if begun is None:
-            return RunState(0, mixture.state_dict(0), to_mapping(self.recipe))
+            return RunState(0, mixture.state_dict(0), to_mapping(self.recipe), marks=marks)
         mixture.position_of(begun.state.mixture)
         load_trained(self.model, begun.trained)
         load_optimizer(self.model, self.optimizer, begun.optimizer)
-        begun.state.recipe = to_mapping(self.recipe)
+        begun.state.recipe, begun.state.marks = to_mapping(self.recipe), marks
         return begun.state
 
     def _open_files(self) -> None:
@@ -281,6 +306,7 @@ class Run:
         with processes.together(), writing(f"the folder {folder}"):
             if first:
                 folder.mkdir(parents=True, exist_ok=True)
+                remove_half_written(folder)
                 write_file(folder / "recipe.json", recipe_text(recipe).encode())
         self.metrics = (
             Metrics(folder, step, tensorboard=recipe.logging.tensorboard) if first else None
@@ -298,6 +324,7 @@ class Run:
                 self.micro_batch,
                 recipe.workers,
                 processes,
+                folder / "quarantine-validation.jsonl",
             )
         self.progress = TrainingProgress(
             recipe.steps, step, recipe.batch, recipe.logging.every, self.out

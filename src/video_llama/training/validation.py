@@ -2,15 +2,19 @@
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from video_llama.data.collator import Batch
-from video_llama.data.dataset import TrainingDataset
+from video_llama.data.dataset import Rejected, TrainingDataset
 from video_llama.data.mixture import Draw
+from video_llama.errors import TrainingError
+from video_llama.training.atomic import write_file, writing
 from video_llama.training.loading import batch_loader, worker_errors
 from video_llama.training.parallel import Processes
+from video_llama.training.quarantine import SHOWN, quarantine_line
 from video_llama.training.step import TrainingStep
 
 
@@ -38,6 +42,7 @@ class Validation:
         batch: samples run at once.
         workers: processes that read.
         processes: that share the rows.
+        quarantine: the file that names the bad samples of the last measurement.
     """
 
     def __init__(
@@ -47,11 +52,13 @@ class Validation:
         batch: int,
         workers: int,
         processes: Processes,
+        quarantine: Path,
     ) -> None:
         self.dataset = dataset
         self.batch = batch
         self.workers = workers
         self.processes = processes
+        self.quarantine = quarantine
         places = [
             (number, row)
             for number, rows in enumerate(dataset.rows)
@@ -62,9 +69,13 @@ class Validation:
         ]
 
     def measure(self, step: TrainingStep) -> Measured:
-        """Run everything once, without dropout."""
+        """Run everything once, without dropout.
+
+        Raises:
+            TrainingError: no sample can be used, so there is nothing to tell models apart by.
+        """
         sums = torch.zeros(3, dtype=torch.float64)
-        samples = rejected = 0
+        samples, rejected = 0, []
         training = [module for module in step.modules() if module.training]
         step.eval()
         with torch.no_grad(), worker_errors():
@@ -72,13 +83,25 @@ class Validation:
                 score = step.score(batch.to(self.processes.device))
                 sums += torch.stack([value.double().cpu() for value in score])
                 samples += len(batch.keys)
-                rejected += len(batch.rejected)
+                rejected += batch.rejected
         for module in training:
             module.training = True
-        loss, correct, tokens, *counts = self.processes.add([*sums.tolist(), samples, rejected])
-        many = max(tokens, 1.0)
-        good, bad = map(round, counts)
-        return Measured(loss / many, correct / many, round(tokens), good, bad)
+        loss, correct, tokens, good = self.processes.add([*sums.tolist(), samples])
+        bad = sorted(self.processes.gather(rejected), key=lambda one: one.position)
+        self._name(bad)
+        if not tokens:
+            reasons = "; ".join(f"{one.key}: {one.reason}" for one in bad[:SHOWN])
+            raise TrainingError(
+                f"no sample of validation.data can be used, of {len(bad):,}; put them right or "
+                f"leave validation.data out. All are listed in {self.quarantine}: {reasons}"
+            )
+        return Measured(loss / tokens, correct / tokens, round(tokens), round(good), len(bad))
+
+    def _name(self, bad: list[Rejected]) -> None:
+        """The bad samples of this measurement, in the place of those of the one before."""
+        with self.processes.together(), writing(str(self.quarantine)):
+            if self.processes.is_first and (bad or self.quarantine.exists()):
+                write_file(self.quarantine, b"".join(map(quarantine_line, bad)))
 
     def _batches(self) -> Iterable[Batch]:
         """Batches of this process; every process has equally many, the last ones may be empty."""
