@@ -62,11 +62,37 @@ def serve(
         float, typer.Option(min=0.25, metavar="GB", help="Memory for each of them.")
     ] = 4.0,
     max_body: Annotated[
-        int, typer.Option(min=1, metavar="MB", help="Largest request; uploads may have 256 MB.")
+        int, typer.Option(min=1, metavar="MB", help="Largest request that is no upload.")
     ] = 64,
+    max_upload: Annotated[
+        int, typer.Option(min=1, metavar="MB", help="Largest upload, and video from elsewhere.")
+    ] = 256,
+    max_duration: Annotated[
+        float, typer.Option(min=1, metavar="X", help="Longest video or file, in seconds.")
+    ] = 3600.0,
+    fetch_seconds: Annotated[
+        float,
+        typer.Option(min=1, metavar="X", help="Longest time to fetch a video; others have less."),
+    ] = 30.0,
     request_seconds: Annotated[
-        float, typer.Option(min=1, metavar="X", help="Longest time for an answer.")
+        float, typer.Option(min=1, metavar="X", help="Longest time for an answer, its media too.")
     ] = 300.0,
+    cache_memory: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            metavar="GB",
+            help="For answers being written.  [default: 1; half of what is free on an accelerator]",
+        ),
+    ] = None,
+    kept_memory: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            metavar="GB",
+            help="For conversations that may go on.  [default: 0.5; a tenth, likewise]",
+        ),
+    ] = None,
     file_hours: Annotated[
         float, typer.Option(min=0.01, metavar="X", help="Uploaded files are kept so long.")
     ] = 24.0,
@@ -122,7 +148,7 @@ def serve(
             from video_llama.chat import VideoLlama
             from video_llama.media.source import SourcePolicy
             from video_llama.server.files import StoragePolicy
-            from video_llama.server.gate import GatePolicy
+            from video_llama.server.gate import GatePolicy, decoding_limits, fetching_seconds
             from video_llama.server.guard import GuardPolicy
             from video_llama.server.run import Server, ServerPolicy, default_name, open_features
             from video_llama.server.run import serve as run_server
@@ -131,22 +157,35 @@ def serve(
         sources = SourcePolicy(
             allowed_hosts=frozenset(allow_host or ()),
             private_hosts=frozenset(allow_private_host or ()),
+            max_download=max_upload * MEGABYTE,
         )
         policy = ServerPolicy(
             serving=ServingPolicy(
                 name=name or default_name(model), places=slots + queue, seconds=request_seconds
             ),
-            gate=GatePolicy(folders=tuple(allow_folder or ()), sources=sources),
-            storage=StoragePolicy(lifetime=round(file_hours * 3600)),
+            gate=GatePolicy(
+                folders=tuple(allow_folder or ()),
+                sources=sources,
+                limits=decoding_limits(max_upload * MEGABYTE, max_duration),
+                fetch_seconds=fetching_seconds(fetch_seconds),
+            ),
+            storage=StoragePolicy(
+                lifetime=round(file_hours * 3600),
+                file_bytes=max_upload * MEGABYTE,
+                total_bytes=max(StoragePolicy.total_bytes, max_upload * MEGABYTE),
+            ),
             guard=GuardPolicy(
                 keys=keys,
                 names=GuardPolicy().names | {host.lower()},
                 body_bytes=max_body * MEGABYTE,
+                upload_bytes=(max_upload + 1) * MEGABYTE,  # with the form around the file
                 any_name=without_key,
             ),
             slots=slots,
             decoders=decoders,
             decoder_bytes=round(decoder_memory * GIGABYTE),
+            cache_bytes=None if cache_memory is None else round(cache_memory * GIGABYTE),
+            kept_bytes=None if kept_memory is None else round(kept_memory * GIGABYTE),
             page=with_page,
         )
         features = open_features(feature_folder, round(feature_disk * GIGABYTE))
@@ -171,8 +210,11 @@ def _tell(with_page: bool, no_page: bool, address: str) -> None:
 
 
 def _keys(given: list[str] | None) -> tuple[str, ...]:
-    named = [key.strip() for key in os.environ.get(KEY_VARIABLE, "").split(",")]
-    keys = tuple(dict.fromkeys(key for key in [*(given or []), *named] if key))
+    # Taken out: processes that are started from here would inherit it.
+    named = os.environ.pop(KEY_VARIABLE, "").split(",")
+    keys = tuple(dict.fromkeys(key.strip() for key in [*(given or []), *named] if key.strip()))
+    if not all(key.isascii() and key.isprintable() for key in keys):
+        raise OptionError("a key has letters, digits and signs of ASCII only: it goes in a header")
     if any(len(key) < SHORTEST_KEY for key in keys):
         raise OptionError(f"a key has at least {SHORTEST_KEY} characters; make a longer one")
     return keys

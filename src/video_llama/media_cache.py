@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -57,6 +58,7 @@ class MediaCache:
         self._model = model
         self._processor = processor
         self._weights = Fingerprint([model.vision_branch, model.audio_branch])
+        self._encoding = threading.Lock()
 
     @property
     def hits(self) -> int:
@@ -77,7 +79,7 @@ class MediaCache:
         started = time.perf_counter()
         source, name, digest = identify(source, options)
         if digest is None:
-            return encode(read(source, self._processor, options), self._model)
+            return self._encode(read(source, self._processor, options))
         searched = time.perf_counter() - started
 
         def read_it() -> ReadMedium:
@@ -112,7 +114,7 @@ class MediaCache:
         key = self._key(digest, options)
 
         def make() -> Features:
-            new.append(encode(read_it(), self._model))
+            new.append(self._encode(read_it()))
             return pack(new[0])
 
         features = self.features.get(_digest(key, name), make)
@@ -121,6 +123,21 @@ class MediaCache:
         seconds = searched + time.perf_counter() - started
         known = unpack(features, self._model.device)
         return replace(known, key=key, decode_seconds=seconds)
+
+    def find(self, digest: str, options: MediaOptions) -> Attachment | None:
+        """As `attach`, of a medium that is known already; None, and at once, of any other."""
+        started = time.perf_counter()
+        key = self._key(digest, options)
+        features = self.features.find(_digest(key, ""))
+        if features is None:
+            return None
+        known = unpack(features, self._model.device)
+        return replace(known, key=key, decode_seconds=time.perf_counter() - started)
+
+    def _encode(self, medium: ReadMedium) -> Attachment:
+        # One at a time: all would run on the one device, and need its memory together.
+        with self._encoding:
+            return encode(medium, self._model)
 
     def _key(self, digest: str, options: MediaOptions) -> str:
         # From where a medium may be fetched changes nothing of what it is.

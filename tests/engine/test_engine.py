@@ -164,6 +164,16 @@ def test_a_bad_request_is_refused(llama, change):
         type(request)(**{**vars(request), **change})
 
 
+def test_memory_is_given_in_bytes(llama, make_engine):
+    token = make_engine(llama)._cache.shape.bytes_per_token
+    longest = make_engine(llama).longest
+    engine = make_engine(llama, cache_bytes=3 * longest * token, kept_bytes=5 * token)
+    assert engine.metrics().cache_limit == 3 * longest
+    assert engine._kept.max_tokens == 5
+    with pytest.raises(OptionError, match=f"cache_bytes must be {longest * token:,} or more"):
+        make_engine(llama, cache_bytes=longest * token - 1)
+
+
 def test_embeddings_are_made_when_they_are_needed(llama, make_engine, monkeypatch):
     engine = make_engine(llama, slots=1, prefill_chunk=2)
     gate = Gate(engine, monkeypatch)

@@ -2,6 +2,7 @@
 
 import os
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -131,6 +132,42 @@ def test_a_folder_that_is_gone_costs_no_answer(tmp_path):
     files = FeatureFiles(tmp_path / "kept")
     (tmp_path / "kept").rmdir()
     assert same(FeatureCache(files=files).get(KEY, lambda: features(1)), features(1))
+
+
+def test_what_is_kept_is_found_and_nobody_is_waited_for(tmp_path):
+    files = FeatureFiles(tmp_path)
+    cache = FeatureCache(files=files)
+    assert cache.find(KEY) is None
+    files.save(KEY, features(1))
+    for _ in range(2):
+        found = cache.find(KEY)
+        assert found is not None
+        assert same(found, features(1))
+    assert (cache.hits, cache.misses, cache.nbytes) == (2, 0, found.nbytes)
+
+
+def test_a_folder_of_somebody_else_costs_no_answer(tmp_path, monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError
+
+    files = FeatureFiles(tmp_path)
+    files.save(KEY, features(1))
+    (tmp_path / f"{OTHER}.safetensors").write_bytes(b"damaged")
+    monkeypatch.setattr(os, "utime", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    found = files.load(KEY)
+    assert found is not None
+    assert same(found, features(1))
+    assert files.load(OTHER) is None
+
+
+def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
+    old, new = tmp_path / "old.part", tmp_path / "new.part"
+    for path in (old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    FeatureFiles(tmp_path)
+    assert (old.exists(), new.exists()) == (False, True)
 
 
 def test_a_fingerprint_is_that_of_the_values():

@@ -281,6 +281,29 @@ def test_references_to_other_files_are_refused(monkeypatch: pytest.MonkeyPatch) 
     assert opened == []
 
 
+# JPEG 2000: its decoder is not reached, however the pictures come
+
+
+@pytest.mark.parametrize("container", ["mov", "mp4", "avi", "matroska"])
+def test_jpeg_2000_in_a_film_is_refused(container: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    film = Film(container, "jpeg2000", pix_fmt="rgb24", count=5, tones=(Tone(seconds=0.5),))
+    data = write(film)
+    seen = []  # how pixels are stored is known from the first one decoded
+    refuse = container_module.Container._refuse_codec
+
+    def look(self: container_module.Container, stream: av.VideoStream) -> None:
+        seen.append(stream.pix_fmt)
+        refuse(self, stream)
+
+    monkeypatch.setattr(container_module.Container, "_refuse_codec", look)
+    for read in (probe, load_media):
+        with pytest.raises(UnsupportedMediaError, match="JPEG 2000"):
+            read(data)
+    assert seen == [None, None]
+    with av.open(io.BytesIO(data)) as plain:
+        assert plain.streams.video[0].pix_fmt == "rgb24"  # opening alone decodes
+
+
 # Limits
 
 

@@ -193,7 +193,13 @@ def test_addresses_of_the_internet(address: str) -> None:
 
 
 def test_metadata_are_refused_to_private_hosts_as_well() -> None:
-    for address in ("169.254.169.254", "::ffff:169.254.169.254", "fe80::1", "168.63.129.16"):
+    for address in (
+        "169.254.169.254",
+        "::ffff:169.254.169.254",
+        "fe80::1",
+        "168.63.129.16",
+        "fd00:ec2::254",  # a cloud's own, in a private network
+    ):
         assert is_link_local(address)
     for address in ("127.0.0.1", "10.0.0.1", "::1", "fd00::1"):
         assert not is_link_local(address)

@@ -98,6 +98,30 @@ def test_animated_pictures_are_films(kind: str) -> None:
     assert np.array_equal(clip.frames[1], picture(2))
 
 
+@pytest.mark.parametrize(
+    ("limit", "words"),
+    [({"duration": 1.1}, "seconds"), ({"animation": 5}, "more than 5 frames")],
+)
+@pytest.mark.parametrize("kind", ["WEBP", "PNG", "AVIF", "GIF"])
+def test_animated_pictures_have_the_limits_of_films(kind: str, limit: dict, words: str) -> None:
+    frames = [Image.fromarray(picture(index)) for index in range(6)]
+    data = encode(frames[0], kind, save_all=True, append_images=frames[1:], duration=200)
+    assert load_media(data, num_frames=2, limits=Limits(duration=1.2, animation=6)).info.duration
+    for read in (probe, load_media):
+        with pytest.raises(MediaLimitError, match=words):
+            read(data, limits=Limits(**limit))
+
+
+def test_an_animation_that_promises_too_many_frames_is_not_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    frames = [Image.fromarray(picture(index)) for index in range(6)]
+    data = encode(frames[0], "PNG", save_all=True, append_images=frames[1:])
+    monkeypatch.setattr(Image.Image, "load", None)
+    with pytest.raises(MediaLimitError, match="give it as a video"):
+        load_media(data, limits=Limits(animation=5))
+
+
 def test_content_decides_not_the_name(tmp_path) -> None:
     path = tmp_path / "film.jpg"
     path.write_bytes(encode(Image.fromarray(picture(0)), "WEBP", lossless=True))

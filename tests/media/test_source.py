@@ -144,6 +144,14 @@ def test_other_places_are_refused(url: str) -> None:
         load_media(url)
 
 
+def test_an_address_without_its_slashes_is_no_path(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "http:clip").write_bytes(b"x")
+    for url in ("http:clip", "https:../clip", "HTTP:/clip"):
+        with pytest.raises(ForbiddenSourceError, match="with a host"):
+            load_media(url)
+
+
 def test_hosts_are_refused_by_default() -> None:
     with pytest.raises(ForbiddenSourceError, match=r"example\.org are not allowed"):
         load_media("https://example.org/clip.mp4")

@@ -6,7 +6,9 @@ import json
 import openai
 import pytest
 
+from video_llama.engine.request import TokenLogprob
 from video_llama.server.protocol import ChatRequest
+from video_llama.server.replies import _logprobs
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +126,36 @@ def test_a_file_may_expire_sooner(client, clip_path):
     client.files.delete(uploaded.id)
 
 
+def test_files_are_listed_as_they_are_asked_for(client):
+    purposes = ("vision", "user_data", "vision", "vision")
+    ids = [
+        client.files.create(file=(f"{number}.png", b"x"), purpose=purpose).id
+        for number, purpose in enumerate(purposes)
+    ]
+
+    def listed(**options) -> list[str]:
+        return [ids.index(file.id) for file in client.files.list(**options)]  # page by page
+
+    assert listed() == [3, 2, 1, 0]
+    assert listed(order="asc", limit=3) == [0, 1, 2, 3]
+    assert listed(purpose="vision", limit=1) == [3, 2, 0]
+    assert listed(after=ids[2]) == [1, 0]
+    first = client.files.list(limit=3)
+    assert (len(first.data), first.has_more) == (3, True)
+    for name, value in {
+        "purpose": "fine-tune",
+        "limit": 0,
+        "order": "up",
+        "after": "file-1",
+        "before": ids[0],
+    }.items():
+        with pytest.raises(openai.BadRequestError) as caught:
+            client.files.list(extra_query={name: value})
+        assert caught.value.param == name
+    for name in ids:
+        client.files.delete(name)
+
+
 def test_how_media_are_read(client, ask, film, assistant, clip_path):
     def tokens(**extra):
         body = ask(video(film), logprobs=True)
@@ -162,6 +194,23 @@ def test_a_second_turn_goes_on_from_the_first(client, ask, film, assistant, clip
     assert second.choices[0].message.content == chat.ask("And?", max_new_tokens=12)
     reused = second.usage.prompt_tokens_details.cached_tokens
     assert reused > 0.5 * first.usage.prompt_tokens
+
+
+def test_an_answer_goes_back_as_the_client_keeps_it(client, api, ask):
+    first = client.chat.completions.create(**ask()).choices[0].message
+    body = ask()
+    body["messages"] += [first.model_dump(), {"role": "user", "content": "And?"}]
+    assert client.chat.completions.create(**body).choices
+    body["messages"][1]["annotations"] = []
+    assert client.chat.completions.create(**body).choices
+    body["messages"][1]["annotations"] = [{"type": "url_citation"}]
+    assert refused(api, body)[1]["param"] == "messages.1.annotations"
+
+
+def test_bytes_of_a_part_of_a_character_are_not_made_up():
+    tokens = [TokenLogprob(1, "\ufffd", -1.0, (TokenLogprob(2, "é", -1.0),))]
+    told = _logprobs(tokens).content[0]
+    assert (told.bytes, told.top_logprobs[0].bytes) == (None, [0xC3, 0xA9])
 
 
 def test_several_choices(client, ask):
@@ -261,10 +310,13 @@ def refused(api, body: dict) -> tuple[int, dict]:
         ("logit_bias", {}),
         ("best_of", 2),
         ("no_such_field", 1),
+        ("text", "a"),
+        ("parts", []),
+        ("body", {}),
     ],
 )
 def test_unknown_fields_are_refused_by_name(api, ask, field, value):
-    status, error = refused(api, ask(**{field: value}))
+    status, error = refused(api, {**ask(), field: value})
     assert (status, error["code"], error["param"]) == (400, "unknown_field", field)
     assert field in error["message"]
 
@@ -274,16 +326,36 @@ def test_unknown_fields_are_refused_inside_too(api, ask, png, data_url):
     part["image_url"]["max_pixels"] = 1
     status, error = refused(api, ask(part))
     assert (status, error["code"]) == (400, "unknown_field")
-    assert error["param"].startswith("messages.0.")
-    assert error["param"].endswith("image_url.max_pixels")
+    assert error["param"] == "messages.0.content.0.image_url.max_pixels"
     status, error = refused(api, ask(media_io_kwargs={"video": {"frames": 2}}))
     assert error["param"] == "media_io_kwargs.video.frames"
+
+
+@pytest.mark.parametrize(
+    ("message", "param"),
+    [
+        ({"role": "user", "content": [{"type": "text"}]}, "content.0.text"),
+        ({"role": "system", "content": [{"type": "text"}]}, "content.0.text"),
+        (
+            {"role": "user", "content": [{"type": "text", "text": "a", "parts": 1}]},
+            "content.0.parts",
+        ),
+        ({"role": "user", "content": [{"type": "text", "text": 1}]}, "content.0.text"),
+        ({"role": "user", "content": "a", "body": 1}, "body"),
+        ({"role": "user"}, "content"),
+        ({"role": "user", "content": 1}, "content"),
+    ],
+)
+def test_fields_of_messages_have_their_own_names(api, ask, message, param):
+    status, error = refused(api, {**ask(), "messages": [message]})
+    assert (status, error["param"]) == (400, f"messages.0.{param}")
 
 
 @pytest.mark.parametrize(
     ("changes", "param"),
     [
         ({"temperature": -1}, "temperature"),
+        ({"stop": [""]}, "stop"),
         ({"temperature": "hot"}, "temperature"),
         ({"top_p": 0}, "top_p"),
         ({"n": 0}, "n"),

@@ -14,6 +14,7 @@ import httpx2 as httpx
 import pytest
 
 from video_llama import cli_serve
+from video_llama.server import run as server_run
 from video_llama.server.run import default_name
 
 KEY = "a-key-of-tests"
@@ -41,6 +42,35 @@ def test_keys_come_from_options_and_the_environment(monkeypatch) -> None:
     assert keys == ("first-key", "second-key", "third-key")
     cli_serve._require_key("0.0.0.0", keys, without_key=False)
     cli_serve._require_key("0.0.0.0", (), without_key=True)
+
+
+def test_keys_are_not_left_to_processes_that_are_started(monkeypatch) -> None:
+    monkeypatch.setenv(cli_serve.KEY_VARIABLE, "second-key")
+    assert cli_serve._keys([" first-key\n"]) == ("first-key", "second-key")
+    assert cli_serve.KEY_VARIABLE not in os.environ
+
+
+def test_keys_that_no_header_can_bring_are_refused(run, monkeypatch) -> None:
+    monkeypatch.delenv(cli_serve.KEY_VARIABLE, raising=False)
+    for key in ("ключ-сервера", "a-key\x07of-tests"):
+        assert "ASCII" in run("serve", "--api-key", key)[2]
+
+
+def test_what_is_set_reaches_its_part(run, monkeypatch, tiny_model_dir: Path) -> None:
+    policies = []
+    monkeypatch.setattr(server_run, "Server", lambda _, policy: policies.append(policy))
+    monkeypatch.setattr(server_run, "serve", lambda *_: None)
+    options = "--max-upload 300 --max-duration 7200 --fetch-seconds 60 --cache-memory 2"
+    status, _, err = run("serve", tiny_model_dir, *options.split(), "--kept-memory", "0")
+    assert (status, err) == (0, "")
+    (policy,) = policies
+    assert (policy.cache_bytes, policy.kept_bytes) == (2 << 30, 0)
+    assert policy.storage.file_bytes == policy.gate.sources.max_download == 300 << 20
+    assert policy.guard.upload_bytes > 300 << 20
+    film, sound = policy.gate.limits["file"], policy.gate.limits["audio"]
+    assert (film.bytes, film.duration, film.samples) == (300 << 20, 7200, 7200 * 96_000)
+    assert (sound.bytes, sound.duration) == (25 << 20, 600)
+    assert policy.gate.fetch_seconds == {"image": 10, "video": 60, "audio": 20, "file": 60}
 
 
 def test_this_machine_alone() -> None:

@@ -2,9 +2,11 @@
 
 import io
 import json
+import multiprocessing
 import os
 import pickle
 import signal
+import socket
 import struct
 import threading
 import time
@@ -133,7 +135,7 @@ def test_a_small_sound_that_decodes_to_very_much(decoders) -> None:
         decoders.read(sound, MediaOptions(limits=limits))
 
 
-def test_a_playlist_inside_an_avi(decoders, tmp_path: Path) -> None:
+def test_a_playlist_behind_other_bytes(decoders, tmp_path: Path) -> None:
     secret = tmp_path / "secret.txt"
     secret.write_text("secret")
     playlist = f"#EXTM3U\n#EXT-X-MEDIA-SEQUENCE:0\n#EXTINF:1.0,\nfile://{secret}\n#EXT-X-ENDLIST\n"
@@ -142,6 +144,48 @@ def test_a_playlist_inside_an_avi(decoders, tmp_path: Path) -> None:
         with pytest.raises(MediaError) as caught:
             decoders.read(content, PLAIN)
         assert "secret" not in str(caught.value)
+
+
+def avi(subtitles: bytes, png: bytes) -> bytes:
+    """Two frames, and a track of text as AVI has it ("GAB2"): a whole file of subtitles."""
+
+    def chunk(kind: bytes, *parts: bytes) -> bytes:
+        data = b"".join(parts)
+        return kind + struct.pack("<I", len(data)) + data + bytes(len(data) % 2)
+
+    def track(kind: bytes, form: bytes) -> bytes:
+        head = kind + struct.pack("<4x I 8x 4I 4x I 12x", 0, 1, 10, 0, 2, 0)
+        return chunk(b"LIST", b"strl", chunk(b"strh", head), chunk(b"strf", form))
+
+    pictures = struct.pack("<IiiHH4sI16x", 40, 32, 24, 1, 24, b"MPNG", 32 * 24 * 3)
+    head = chunk(b"avih", struct.pack("<10I16x", 100_000, 0, 0, 0, 2, 0, 2, 0, 32, 24))
+    text = b"GAB2\0" + struct.pack("<HIHHI", 2, 2, 0, 4, len(subtitles)) + subtitles
+    return chunk(
+        b"RIFF",
+        b"AVI ",
+        chunk(b"LIST", b"hdrl", head, track(b"vids", pictures), track(b"txts", b"")),
+        chunk(b"LIST", b"movi", chunk(b"01tx", text), *[chunk(b"00dc", png)] * 2),
+    )
+
+
+def test_a_playlist_as_the_subtitles_of_an_avi(decoders, png, tmp_path: Path) -> None:
+    """The decoder once opened what they named: files, and addresses."""
+    trap = tmp_path / "secret.ts"
+    os.mkfifo(trap)  # whoever opens it hangs
+    subtitles = b"1\n00:00:00,000 --> 00:00:00,100\nWords\n\n"
+    with av.open(io.BytesIO(avi(subtitles, png()))) as plain:
+        assert plain.streams[1].codec_context.name == "srt"  # they are read when it is opened
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setblocking(False)
+        address = f"http://127.0.0.1:{listening.getsockname()[1]}/secret.ts"
+        for place in (f"file://{trap}", str(trap), address):
+            playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1.0,\n{place}\n#EXT-X-ENDLIST\n"
+            content = avi(playlist.encode(), png())
+            medium = decoders.read(content, MediaOptions(limits=Limits(deadline=10)))
+            assert medium.use.frames == 2
+            assert medium.use.sound == "absent"
+        with pytest.raises(BlockingIOError):
+            listening.accept()
 
 
 # What happens to the processes
@@ -189,6 +233,44 @@ def test_a_decoder_that_hangs_is_ended(pool, png, monkeypatch) -> None:
         pool.read(png(), MediaOptions(limits=Limits(deadline=0.3)))
     assert time.monotonic() - started < 5
     assert not Path(f"/proc/{process}").exists()
+    assert still_decodes(pool, png())
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_a_decoder_that_stops_while_it_is_given_a_large_medium_is_ended(
+    pool, png, background, monkeypatch, leaves
+) -> None:
+    monkeypatch.setattr(decoding, "_GRACE", 0.2)
+    (process,) = pool.process_ids
+    os.kill(process, signal.SIGSTOP)
+    large, gone = bytes(2 << 20), threading.Event()  # more than fits between two processes
+    options = MediaOptions(limits=Limits(deadline=60 if leaves else 0.3))
+    asking = background(lambda: pool.read(large, options, gone))
+    if leaves:
+        time.sleep(0.3)
+        gone.set()
+    with pytest.raises(Cancelled if leaves else MediaLimitError):
+        asking.end(5)
+    assert still_decodes(pool, png())
+
+
+def test_a_decoder_that_stops_within_its_reply_is_ended(pool, png, background, monkeypatch) -> None:
+    monkeypatch.setattr(decoding, "_GRACE", 0.2)
+    (worker,) = pool._all
+    worker.connection, other = multiprocessing.Pipe()  # its process cannot be made to do that
+    os.write(other.fileno(), struct.pack("!i", 1000) + b"m")
+    options = MediaOptions(limits=Limits(deadline=0.3))
+    with pytest.raises(MediaLimitError, match="not decoded within"):
+        background(lambda: pool.read(png(), options)).end(5)
+    assert still_decodes(pool, png())
+
+
+def test_a_reply_of_more_bytes_than_the_medium_can_have(pool, png, monkeypatch) -> None:
+    (worker,) = pool._all
+    worker.connection, other = multiprocessing.Pipe()
+    os.write(other.fileno(), struct.pack("!i", 1 << 30))
+    with pytest.raises(CorruptMediaError):
+        pool.read(png(), MediaOptions(limits=GatePolicy().limits["video"]))
     assert still_decodes(pool, png())
 
 

@@ -3,6 +3,7 @@
 import http.server
 import os
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,6 +58,21 @@ def test_a_bare_path_is_never_a_source(folder: Path) -> None:
     for place in (str(inside), "secret.bin", "../secret.bin", "/etc/passwd", "~/.bashrc"):
         with pytest.raises(ForbiddenSourceError):
             gate_of(folder).open("video", place)
+
+
+@pytest.mark.parametrize(
+    "place", ["http:name", "https:../name", "HTTP:name", "http:/name", "http", "https", "data"]
+)
+def test_an_address_without_its_slashes_is_no_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("http:", "https:", "HTTP:"):
+        (tmp_path / name).mkdir()
+    for name in ("http:name", "HTTP:name", "name", "http:/name", "http", "https", "data"):
+        (tmp_path / name).write_bytes(b"secret")
+    with pytest.raises(ForbiddenSourceError):
+        CLOSED.open("video", place)
 
 
 def outside_places(folder: Path) -> list[str]:
@@ -393,7 +409,7 @@ def test_uploaded_files_expire(files: FileStore, clock: Clock) -> None:
     clock.now += 60
     files.sweep()
     assert files.taken == 0
-    assert list(files._folder.iterdir()) == []
+    assert list(files._folder.path.iterdir()) == []
 
 
 def test_uploads_are_bounded(files: FileStore) -> None:
@@ -421,11 +437,28 @@ def test_a_file_is_removed_with_its_bytes(files: FileStore) -> None:
         files.remove("other", identifier)
     files.remove("me", identifier)
     assert files.list("me") == []
-    assert list(files._folder.iterdir()) == []
+    assert list(files._folder.path.iterdir()) == []
 
 
 def test_files_are_readable_by_this_user_alone(files: FileStore) -> None:
-    assert files._folder.stat().st_mode & 0o077 == 0
+    assert files._folder.path.stat().st_mode & 0o077 == 0
+
+
+def test_what_a_killed_server_left_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    left = tmp_path / "video-llama-files-left"
+    left.mkdir()
+    (left / "file-1").write_bytes(b"x")
+    (tmp_path / "video-llama-files-link").symlink_to(tmp_path)
+    running = FileStore(StoragePolicy())
+    identifier = keep(running)
+    FileStore(StoragePolicy()).close()
+    assert not left.exists()
+    assert running.read("me", identifier, Limits()) == b"content"
+    running.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["video-llama-files-link"]
 
 
 # Headers that promise much

@@ -1,13 +1,16 @@
 """Keys, host names and sizes: what is checked before a request is read."""
 
+import errno
 import hmac
 import io
 import json
+import shutil
 import socket
 import time
 
 import openai
 import pytest
+from starlette.datastructures import UploadFile
 
 from video_llama.server.files import StoragePolicy
 from video_llama.server.guard import Guard, GuardPolicy
@@ -153,6 +156,66 @@ def test_a_body_that_drips_is_not_waited_for(locked):
     assert b"too_slow" in said
 
 
+def test_an_upload_for_which_the_disk_has_no_room(locked, monkeypatch):
+    def write(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    client = locked.client(KEYS[0])
+    for owner, name in ((shutil, "copyfileobj"), (UploadFile, "write")):
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, name, write)
+            with pytest.raises(openai.InternalServerError) as caught:
+                client.files.create(file=io.BytesIO(b"content"), purpose="vision")
+        assert (caught.value.status_code, caught.value.code) == (503, "storage_full")
+        assert caught.value.response.headers["retry-after"]
+    assert client.files.list().data == []
+
+
+def test_bodies_in_flight_are_bounded(start, ask, monkeypatch, eventually):
+    narrow = start(guard=GuardPolicy(body_bytes=200_000, bodies=1))
+    narrow.slow_down(monkeypatch)
+    large = json.dumps(ask(stream=True, max_completion_tokens=600)).encode() + b" " * 150_000
+    headers = {"Content-Type": "application/json"}
+    sent = {"url": "/v1/chat/completions", "headers": headers}
+    with narrow.http() as http, narrow.http() as holder:
+        with holder.stream("POST", content=large, **sent) as held:
+            assert held.status_code == 200
+            for content in (large, iter([large])):  # by its length, and while it comes
+                answer = http.post(content=content, **sent)
+                assert (answer.status_code, answer.json()["error"]["code"]) == (429, "queue_full")
+                assert answer.headers["retry-after"]
+            assert http.post(sent["url"], json=ask(max_completion_tokens=1)).is_success
+        eventually(lambda: narrow.open_requests() == 0)
+        with http.stream("POST", content=large, **sent) as answer:
+            assert answer.status_code == 200
+
+
+def test_whatever_is_refused_is_counted_once(locked, ask):
+    def counted() -> dict[str, float]:
+        samples = next(iter(locked.server.serving.metrics.requests.collect())).samples
+        return {s.labels["status"]: s.value for s in samples if s.name.endswith("_total")}
+
+    before, path = counted(), "/v1/chat/completions"
+    with locked.http() as http:
+        http.post(path, json=ask())  # 401
+        http.post(path, json={}, headers=key())  # 400
+        http.post(path, json=ask(model="other"), headers=key())  # 404
+        http.post(path, content=iter([bytes(300_000)]), headers=key())  # 413
+        http.post(path, content=bytes(300_000), headers=key())
+        http.post(path, json=ask(), headers=key())
+        http.get(path, headers=key())  # no such request
+        http.get("/v1/models", headers=key())
+    after = counted()
+    new = {status: value - before.get(status, 0) for status, value in after.items()}
+    assert {status: value for status, value in new.items() if value} == {
+        "200": 1,
+        "400": 1,
+        "401": 1,
+        "404": 1,
+        "413": 2,
+    }
+
+
 # Without keys
 
 
@@ -164,6 +227,7 @@ def test_a_page_of_another_site_is_not_answered(api):
             {"Host": f"evil.example:{api.port}"},
             {"Origin": "https://evil.example"},
             {"Origin": "null"},
+            {"Origin": "http://["},
             {"Host": "127.0.0.1.evil.example"},
         ):
             answer = http.get("/version", headers=headers)

@@ -209,6 +209,27 @@ def test_an_answer_comes_bit_by_bit_and_can_be_stopped(site, visit, monkeypatch,
 
 
 @needs_browser
+def test_a_sample_ends_what_is_being_answered(site, visit, monkeypatch, eventually):
+    visitor = visit(site.url).open()
+    let = site.hold(monkeypatch)
+    visitor.ask("What?")
+    expect(visitor.page.locator("#stop")).to_be_enabled(timeout=WAIT)
+    eventually(lambda: site.running() == 1)
+    visitor.page.locator("#samples button").last.click()
+    question = visitor.page.locator("#conversation .user-row")
+    expect(question.last).to_contain_text("What is in the picture?", timeout=WAIT)
+    let(1)  # it is called off between two tokens
+    eventually(lambda: site.running() <= 1)
+    monkeypatch.undo()
+    let(30)
+    visitor.done()
+    expect(visitor.answers).to_have_count(1)
+    expect(visitor.answers.last.locator(".seen")).to_contain_text("house_and_tree.png")
+    eventually(lambda: site.open_requests() == 0)
+    assert not visitor.complaints
+
+
+@needs_browser
 def test_the_language_is_the_browsers_and_can_be_changed(site, visit, tmp_path):
     visitor = visit(site.url, "zh-CN").open()
     page = visitor.page
@@ -265,9 +286,10 @@ def test_what_the_camera_records(site, visit_with_devices):
     expect(thumbnails).to_have_count(1, timeout=WAIT)
     visitor.ask("What do you see and hear?")
     expect(visitor.answers).to_have_count(1, timeout=WAIT)
-    visitor.done()
+    expect(page.locator("#stop")).to_be_disabled(timeout=WAIT)
     if "the file is empty" in visitor.answers.last.inner_text():
         pytest.skip("the browser recorded nothing: this machine is too busy for its test camera")
+    visitor.done()
     seen = visitor.answers.last.locator(".seen")
     expect(seen).to_contain_text("picture: used · sound: used", timeout=WAIT)
     assert not visitor.asked_elsewhere()
@@ -381,6 +403,36 @@ def test_only_files_that_were_uploaded_are_taken(site, tmp_path, monkeypatch, pl
         assert "secret" not in told.replace("secret.png", "")
         served = http.get(f"/gradio_api/file={secret}")
         assert served.status_code in (403, 404)
+
+
+QUESTION = [{"text": "What?", "files": []}, None, "en", 0, 8, 4, True]
+
+
+def test_a_fault_leaves_the_page_usable_and_its_words_in_the_log(site, monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("/home/somebody: CUDA out of memory")
+
+    monkeypatch.setattr(site.server.serving, "begin", fail)
+    with site.http() as http:
+        events = call(http, "_ask", QUESTION)
+        assert events[-1]["success"]
+        assert "CUDA" not in json.dumps(events)
+        assert "a fault in the server" in json.dumps(events)
+        monkeypatch.setattr("video_llama.server.web.page._messages", fail)
+        events = call(http, "_ask", QUESTION)  # a fault in the page itself
+        assert not events[-1]["success"]
+        assert "CUDA" not in json.dumps(events)
+
+
+def test_a_sample_calls_off_what_else_is_asked(site):
+    with site.http() as http:
+        known = http.get("/config").json()["dependencies"]
+    asked = {one["id"]: one["targets"] for one in known if "ask" in str(one["api_name"])}
+    samples = [number for number in asked if asked[number] != asked[min(asked)]][1:]
+    assert len(samples) == 4
+    for number in samples:
+        same = [one for one in known if one["targets"] == asked[number] and one["cancels"]]
+        assert [set(one["cancels"]) for one in same] == [asked.keys() - {number}]
 
 
 def test_files_beside_the_page_are_not_served(site, tmp_path):

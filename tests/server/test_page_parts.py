@@ -3,6 +3,7 @@
 import base64
 import io
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,14 +15,16 @@ from video_llama.attachment import ReadMedium
 from video_llama.errors import ForbiddenSourceError
 from video_llama.processing.conversation import MediaPart
 from video_llama.server.asking import read_messages
-from video_llama.server.guard import GuardPolicy
+from video_llama.server.guard import Guard, GuardPolicy
 from video_llama.server.refusal import MEDIA_CODES
+from video_llama.server.web import seen as seen_module
 from video_llama.server.web.conversation import MAX_LENGTH, Medium, Seen, Talk, Wishes
 from video_llama.server.web.door import COOKIE
 from video_llama.server.web.pictures import frame_pictures, mel_picture
-from video_llama.server.web.seen import see, seen_html
+from video_llama.server.web.seen import SeenMedia, see, seen_html
 from video_llama.server.web.texts import LANGUAGES, TEXTS, language_of
 
+WEB = Path(seen_module.__file__).parent
 KEY = "first-key-123"
 WISHES = Wishes(temperature=0.5, length=20, frames=4, sound=False)
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -33,11 +36,13 @@ MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 def test_every_text_is_there_in_every_language():
     assert set(TEXTS) == set(LANGUAGES)
     english = TEXTS["en"]
+    written = "".join(path.read_text("utf-8") for path in WEB.glob("*.py"))
     for texts in TEXTS.values():
         assert set(texts.streams) == set(english.streams)
         assert len(texts.sample_questions) == len(english.sample_questions)
         for field in fields(texts):
             assert getattr(texts, field.name) or field.name == "reasons", field.name
+            assert f"texts.{field.name}" in written, field.name
         assert "1.5" in texts.moment.format(1.5)
         assert "8" in texts.number_of_frames.format(8)
 
@@ -61,7 +66,7 @@ def test_the_language_of_a_browser(wanted, language):
 
 
 def medium(number: int) -> Medium:
-    return Medium(f"file-{number}", f"{number}.mp4", f"/page/{number}.mp4")
+    return Medium(f"file-{number}", f"{number}.mp4", f"/page/{number}.mp4", f"digest {number}")
 
 
 def test_only_questions_with_answers_are_told_again():
@@ -170,13 +175,33 @@ def test_what_was_not_there_is_told():
     assert seen_html([], TEXTS["en"]) == ""
 
 
+def test_what_was_damaged_is_told():
+    deaf = use(sound="absent")
+    heard = "video has no sound; the answer is from the picture alone"  # told by the page itself
+    part = MediaPart("video", sound=False, times=(0.0, 1.25))
+    words = ("12 of <30> frames could not be decoded", heard)
+    read = ReadMedium(part, deaf, words, torch.zeros(1, 2, 3, 8, 8), None, 0.1)
+    text = seen_html([see("a.mp4", deaf, read, Processor())], TEXTS["ru"])
+    assert "12 of &lt;30&gt; frames could not be decoded" in text
+    assert heard not in text
+
+
+def test_so_many_media_are_known_again(monkeypatch):
+    monkeypatch.setattr(seen_module, "_MOST_KEPT", 2)
+    known = SeenMedia()
+    for key in "abac":
+        known.keep(key, Seen(key, use()))
+        known.find("a", "a")
+    assert [known.find(key, "x") for key in "abc"] == [Seen("x", use()), None, Seen("x", use())]
+
+
 # Who gets in. The page itself is not needed for that.
 
 
 @pytest.fixture(scope="module")
 def locked(start):
     running = start(guard=GuardPolicy(keys=(KEY, "second-key-456")))
-    guard = running.server.app.user_middleware[0]
+    (guard,) = [one for one in running.server.app.user_middleware if one.cls is Guard]
     assert guard.kwargs["policy"].page is False
     return running
 
@@ -241,6 +266,7 @@ def test_another_site_cannot_use_the_cookie(doors):
         for headers in (
             {"Origin": "https://evil.example"},
             {"Origin": "null"},
+            {"Origin": "http://["},
             {"Sec-Fetch-Site": "cross-site"},
             {"Sec-Fetch-Site": "same-site"},
         ):

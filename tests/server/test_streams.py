@@ -1,14 +1,20 @@
 """Many at once, and what goes wrong on the way: hang-ups, full queues, killed decoders, the end."""
 
+import asyncio
 import json
 import os
 import signal
 import socket
 import threading
 import time
+from dataclasses import replace
 
 import openai
 import pytest
+
+from video_llama import media_cache
+from video_llama.attachment import MediaOptions, read
+from video_llama.server import run
 
 
 @pytest.fixture(scope="module")
@@ -155,12 +161,120 @@ def test_more_choices_than_the_engine_takes_are_refused_as_one(small, ask, event
     assert small.client().chat.completions.create(**ask(n=2)).choices
 
 
-def test_an_answer_ends_with_its_time(start, ask, monkeypatch):
-    running = start(serving={"seconds": 0.7})
-    running.slow_down(monkeypatch)
-    choice = running.client().chat.completions.create(**ask(**LONG)).choices[0]
+def allow(running, monkeypatch, seconds: float) -> None:
+    """Requests from now on have so much time."""
+    serving = running.server.serving
+    monkeypatch.setattr(serving, "policy", replace(serving.policy, seconds=seconds))
+
+
+def test_an_answer_ends_with_its_time(api, ask, monkeypatch):
+    allow(api, monkeypatch, 0.7)
+    api.slow_down(monkeypatch)
+    choice = api.client().chat.completions.create(**ask(**LONG)).choices[0]
     assert choice.finish_reason == "length"
     assert 0 < len(choice.message.content) < 600
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_time_that_is_over_before_the_first_word_is_a_503(
+    small, ask, monkeypatch, eventually, stream
+):
+    small.slow_down(monkeypatch)
+    connections = [post(small, ask(**LONG, stream=True)) for _ in range(2)]
+    eventually(lambda: small.server.serving.state()["requests_running"] == 2)
+    allow(small, monkeypatch, 0.5)
+    with small.http() as http:
+        answer = http.post("/v1/chat/completions", json=ask(stream=stream))
+    if stream:
+        told = json.loads(answer.text.split("data: ")[-1])
+    else:
+        told = answer.json()
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "10")
+    assert told["error"]["code"] == "overdue"
+    for connection in connections:
+        connection.close()
+    eventually(lambda: small.open_requests() == 0 and small.running() == 0)
+
+
+def test_time_counts_while_media_are_read(start, ask, eventually, monkeypatch, clip_path, data_url):
+    running = start()
+    allow(running, monkeypatch, 0.5)
+    (process,) = running.server.decoders.process_ids
+    os.kill(process, signal.SIGSTOP)
+    with running.http() as http:
+        answer = http.post("/v1/chat/completions", json=ask(film(clip_path, data_url)))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "overdue")
+    assert answer.headers["retry-after"]
+    assert running.open_requests() == 0
+    eventually(lambda: process not in running.server.decoders.process_ids)  # it is given up, too
+
+
+def test_texts_and_known_media_do_not_wait_for_decoders(start, ask, eventually, png, data_url):
+    running = start(serving={"media_threads": 2})
+    client = running.client()
+    known = ask({"type": "image_url", "image_url": {"url": data_url(png(colour="blue"))}})
+    client.chat.completions.create(**known)
+    (process,) = running.server.decoders.process_ids
+    os.kill(process, signal.SIGSTOP)
+    pictures = [data_url(png(colour=colour)) for colour in ("red", "green", "white", "black")]
+    waiting = [
+        post(running, ask({"type": "image_url", "image_url": {"url": url}})) for url in pictures
+    ]
+    eventually(lambda: running.open_requests() == len(waiting))
+    quick = client.with_options(timeout=5)
+    assert quick.chat.completions.create(**ask()).choices
+    assert quick.chat.completions.create(**known).choices
+    for connection in waiting:
+        connection.close()
+    eventually(lambda: running.open_requests() == 0)
+
+
+def test_media_are_encoded_one_at_a_time(assistant, background, monkeypatch, png):
+    real, now, most = media_cache.encode, [], []
+
+    def encode(*given):
+        now.append(1)
+        most.append(len(now))
+        time.sleep(0.05)
+        now.pop()
+        return real(*given)
+
+    monkeypatch.setattr(media_cache, "encode", encode)
+    medium = read(png(), assistant.processor, MediaOptions())
+    media = media_cache.MediaCache(assistant.model, assistant.processor)
+    attached = [
+        background(lambda d=digest: media.attach(d, MediaOptions(), lambda: medium))
+        for digest in "abcd"
+    ]
+    for one in attached:
+        one.end()
+    assert most == [1] * 4
+
+
+def test_a_warm_up_that_fails_is_told_and_tried_again(api, monkeypatch, caplog):
+    serving, tries = api.server.serving, []
+    real = serving.begin
+
+    async def begin(*given, **more):
+        tries.append(1)
+        if len(tries) == 1:
+            raise RuntimeError("only at first")
+        return await real(*given, **more)
+
+    monkeypatch.setattr(run, "_WARM_UP_PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(serving, "begin", begin)
+    monkeypatch.setattr(serving, "answered", False)
+    asyncio.run(api.server._warm_up())
+    assert serving.answered
+    assert "only at first" in caplog.text
+
+
+def test_whoever_is_answered_makes_the_server_ready(api, ask, monkeypatch):
+    monkeypatch.setattr(api.server.serving, "answered", False)
+    with api.http() as http:
+        assert http.get("/ready").status_code == 503
+        http.post("/v1/chat/completions", json=ask()).raise_for_status()
+        assert http.get("/ready").status_code == 200
 
 
 def test_a_model_that_fails_is_a_500_and_the_next_request_is_answered(api, ask, monkeypatch):
@@ -211,4 +325,4 @@ def test_the_end_waits_for_what_runs_and_takes_nothing_new(start, ask, backgroun
     assert len(reading.end()) > 20
     running.end()
     assert running.server.decoders.process_ids == []
-    assert not running.server.files._folder.exists()
+    assert not running.server.files._folder.path.exists()

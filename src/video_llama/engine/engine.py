@@ -80,8 +80,10 @@ class Engine:
         slots: answers that run together.
         max_waiting: requests that may wait beyond those that run.
         cache_tokens: tokens of all rows together, at least one row of full length; None: what is
-            in a gigabyte.
-        kept_tokens: tokens of sequences that ran, 0 for none; None: what is in half a gigabyte.
+            in `cache_bytes`.
+        kept_tokens: tokens of sequences that ran, 0 for none; None: what is in `kept_bytes`.
+        cache_bytes: None: a gigabyte, or what one row of full length needs.
+        kept_bytes: None: half a gigabyte.
         prefill_chunk: tokens of prompts that are run in one step, beside the answers.
         turn_tokens: tokens that an answer may have before it makes room for one that waits.
         longest: tokens of prompt and answer together; None: what the model allows.
@@ -102,6 +104,8 @@ class Engine:
         max_waiting: int = 256,
         cache_tokens: int | None = None,
         kept_tokens: int | None = None,
+        cache_bytes: int | None = None,
+        kept_bytes: int | None = None,
         prefill_chunk: int = 256,
         turn_tokens: int = 512,
         longest: int | None = None,
@@ -122,9 +126,17 @@ class Engine:
         limit = getattr(model.config, "max_position_embeddings", None) or LONGEST
         longest = limit if longest is None else min(longest, limit)
         per_token = shape.bytes_per_token
+        if cache_bytes is not None and cache_bytes < longest * per_token:
+            raise OptionError(
+                f"cache_bytes must be {longest * per_token:,} or more, one sequence of full length "
+                f"({longest} tokens), not {cache_bytes:,}"
+            )
         budget = cache_tokens
         if budget is None:
-            budget = max(longest, min(slots * longest, CACHE_BYTES // per_token))
+            most = (CACHE_BYTES if cache_bytes is None else cache_bytes) // per_token
+            budget = max(longest, min(slots * longest, most))
+        if kept_tokens is None:
+            kept_tokens = (KEPT_BYTES if kept_bytes is None else kept_bytes) // per_token
         if budget < longest:
             raise OptionError(
                 f"cache_tokens must be {longest} or more, one sequence of full length, not {budget}"
@@ -137,7 +149,7 @@ class Engine:
         self._texts = Texts(decode)
         self._scheduler = Scheduler(slots, budget, longest, turn_tokens)
         self._cache = RowCache(shape)
-        self._kept = PrefixStore(KEPT_BYTES // per_token if kept_tokens is None else kept_tokens)
+        self._kept = PrefixStore(kept_tokens)
         self._runner: FusedRunner | TransformersRunner = (
             FusedRunner(model, self._cache, longest)
             if fused

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import threading
+import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -24,6 +25,7 @@ from torch import nn
 
 MEMORY_BYTES = 256 << 20
 DISK_BYTES = 4 << 30
+ABANDONED = 3600  # seconds after which nobody is still writing a file
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,20 @@ class FeatureCache:
         made.set_result(features)
         return features
 
+    def find(self, key: str) -> Features | None:
+        """The features of a key if they are kept; nobody is waited for."""
+        with self._lock:
+            if key in self._kept:
+                self.hits += 1
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        found = None if self._files is None else self._files.load(key)
+        if found is not None:
+            with self._lock:
+                self.hits += 1
+                self._keep(key, found)
+        return found
+
     def clear(self) -> None:
         """Drop what is in memory."""
         with self._lock:
@@ -119,7 +135,7 @@ class FeatureCache:
         return features
 
     def _keep(self, key: str, features: Features) -> None:
-        if features.nbytes > self.memory_bytes:
+        if key in self._kept or features.nbytes > self.memory_bytes:
             return
         self._kept[key] = features
         self.nbytes += features.nbytes
@@ -139,6 +155,7 @@ class FeatureFiles:
         self.folder = Path(folder)
         self.max_bytes = max_bytes
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._remove_parts()
 
     def load(self, key: str) -> Features | None:
         """What is there, None if nothing sound is."""
@@ -148,9 +165,10 @@ class FeatureFiles:
         except FileNotFoundError:
             return None
         except (OSError, SafetensorError, KeyError, ValueError):
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it is not ours to remove
+                path.unlink(missing_ok=True)
             return None
-        with contextlib.suppress(FileNotFoundError):  # another process made room
+        with contextlib.suppress(OSError):  # nor to mark, or another process made room
             os.utime(path)
         return Features(tensors, facts)
 
@@ -177,6 +195,14 @@ class FeatureFiles:
         assert key.isalnum(), "a key is a digest"
         return self.folder / f"{key}.safetensors"
 
+    def _remove_parts(self) -> None:
+        """What processes that were killed left half written."""
+        before = time.time() - ABANDONED
+        for path in self.folder.glob("*.part"):
+            with contextlib.suppress(OSError):
+                if path.stat().st_mtime < before:
+                    path.unlink()
+
     def _make_room(self) -> None:
         known = []
         for path in self.folder.glob("*.safetensors"):
@@ -187,8 +213,9 @@ class FeatureFiles:
         for _, size, path in sorted(known):
             if taken <= self.max_bytes:
                 return
-            path.unlink(missing_ok=True)
-            taken -= size
+            with contextlib.suppress(OSError):  # another's, which stays
+                path.unlink(missing_ok=True)
+                taken -= size
 
 
 class Fingerprint:

@@ -16,7 +16,12 @@ from video_llama.media.limits import Deadline
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _COMPATIBLE = ipaddress.ip_network("::/96")
 # Addresses of the internet by their form, and a cloud's own services by their use.
-_SERVICES = frozenset(map(ipaddress.ip_address, ("168.63.129.16", "100.100.100.200")))
+_SERVICES = frozenset(
+    map(
+        ipaddress.ip_address,
+        ("168.63.129.16", "100.100.100.200", "fd00:ec2::254", "fd20:ce::254"),
+    )
+)
 
 Address = IPv4Address | IPv6Address
 

@@ -2,7 +2,7 @@
 
 Three locks, each enough alone: the demuxers are an explicit list, in which none that reads
 playlists or other files occurs; no protocol is allowed to them; and every attempt to open
-something else is refused and remembered.
+something else is refused and remembered. JPEG 2000 is not decoded, here as in `sniff.py`.
 """
 
 from collections.abc import Iterator
@@ -35,6 +35,10 @@ DEMUXERS = (
     "tak,mpc,mpc8,opus,oma,dsf,voc,rm,nut,mxf,dv,h261,h263,h264,hevc,vvc,av1,obu,ivf,m4v,vc1,"
     "yuv4mpegpipe,swf,wtv,gxf,avs,dirac,cavsvideo,rpl,ircam,sox,adx,gsm"
 )
+# All but JPEG 2000's. A container is opened by decoding a frame of each track whose header leaves
+# something unsaid, so a look at the tracks of one that is open comes too late.
+DECODERS = ",".join(sorted(name for name in av.codecs_available if "jpeg2000" not in name))
+_REFUSED_CODEC = "jpeg2000"
 _BUFFER = 1 << 17  # bytes per read: fewer calls into Python
 _CHECK_EVERY = 16  # packets between looks at the clock
 _COVERS = Disposition.attached_pic | Disposition.timed_thumbnails
@@ -98,10 +102,14 @@ class Container:
         for stream in self.av.streams:
             stream.discard = Discard.default if stream in streams else Discard.all
         errors, count, check = 0, 0, self.source.deadline.check
+        # Each frame of a GIF builds on the one before: whatever is wanted, all are decoded.
+        animated = self.av.format.name == "gif"
         while True:
             try:
                 for packet in self.av.demux(streams):
                     errors, count = 0, count + 1
+                    if animated and packet.size:
+                        self.limits.check_animation(count, self.name)
                     if not count % _CHECK_EVERY:
                         check()
                     yield packet
@@ -140,6 +148,7 @@ class Container:
                 container_options={
                     "format_whitelist": DEMUXERS,
                     "protocol_whitelist": "none",
+                    "codec_whitelist": DECODERS,
                     # Off by default; on, so that a reference is seen, and refused, not skipped.
                     "enable_drefs": "1",
                 },
@@ -186,6 +195,7 @@ class Container:
     def _choose_video(self) -> VideoStream | None:
         films = []
         for stream in self.av.streams.video:
+            self._refuse_codec(stream)
             if stream.disposition & _COVERS:
                 self.cover = self.cover or stream
             else:
@@ -196,6 +206,13 @@ class Container:
         stream = self._choose(readable, "video")
         self._prepare_decoder(stream)
         return stream
+
+    def _refuse_codec(self, stream: VideoStream) -> None:
+        context = stream.codec_context
+        if context is not None and context.codec.canonical_name == _REFUSED_CODEC:
+            raise UnsupportedMediaError(
+                f"the pictures of {self.name} are JPEG 2000, which is not read: use H.264"
+            )
 
     def _prepare_decoder(self, stream: VideoStream | None) -> None:
         if stream is not None and stream.codec_context is not None:

@@ -81,9 +81,10 @@ def read_picture(
 
     Raises:
         CorruptMediaError: it is cut short or damaged.
+        MediaLimitError: it has more frames or seconds than are allowed, or its deadline passed.
     """
     try:
-        times, duration = _timeline(image, deadline)
+        times, duration = _timeline(image, name, limits, deadline)
         indices = pick(times) if pick is not None else []
         limits.check_frames(len(indices), name)
         found: dict[int, np.ndarray] = {}
@@ -150,11 +151,14 @@ def _wide_to_rgb(image: Image.Image) -> np.ndarray:
     return np.repeat(grey[..., None], 3, axis=2)
 
 
-def _timeline(image: Image.Image, deadline: Deadline) -> tuple[list[float], float | None]:
+def _timeline(
+    image: Image.Image, name: str, limits: Limits, deadline: Deadline
+) -> tuple[list[float], float | None]:
     """Seconds of every frame, and the length of the film."""
-    count = getattr(image, "n_frames", 1)
-    if image.format not in _FILMS or count <= 1:
+    count = getattr(image, "n_frames", 1) if image.format in _FILMS else 1
+    if count <= 1:
         return [0.0], None
+    limits.check_animation(count, name)
     times, now = [], 0.0
     for index in range(count):
         deadline.check()
@@ -162,5 +166,6 @@ def _timeline(image: Image.Image, deadline: Deadline) -> tuple[list[float], floa
         image.load()  # only then is the duration of a WebP frame known
         times.append(now)
         now += image.info.get("duration", 0) / 1000 or _DEFAULT_FRAME
+        limits.check_duration(now, name)
     image.seek(0)
     return times, now

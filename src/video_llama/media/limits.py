@@ -24,6 +24,7 @@ class Limits:
         samples: decoded sound values before resampling, all channels counted. A small file can
             hold a great deal of sound: 25 MB of Opus decodes to 15 GB.
         frames: frames returned for one medium, and frames of a list that was given.
+        animation: frames of an animated picture: they are all decoded, whatever is asked for.
         deadline: seconds to read and decode one file. It is checked whenever data is read and
             between packets; a single call into a decoder is never interrupted.
     """
@@ -34,6 +35,7 @@ class Limits:
     streams: int = 64
     samples: int = 1_500_000_000
     frames: int = 1024
+    animation: int = 10_000
     deadline: float = 120.0
 
     def __post_init__(self) -> None:
@@ -79,6 +81,14 @@ class Limits:
         if count > self.frames:
             raise MediaLimitError(
                 f"{count} frames of {name} are asked for; at most {self.frames} are given"
+            )
+
+    def check_animation(self, count: int, name: str) -> None:
+        """Raise MediaLimitError for an animated picture of more than `animation` frames."""
+        if count > self.animation:
+            raise MediaLimitError(
+                f"{name} is an animated picture of more than {self.animation:,} frames; "
+                "give it as a video"
             )
 
 

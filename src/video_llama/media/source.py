@@ -168,12 +168,16 @@ def open_source(
 
 
 def scheme_of(text: str) -> str | None:
-    """The scheme of an address, or None for a path; a colon alone does not make an address."""
+    """The scheme of an address, or None for a path.
+
+    A colon alone does not make an address, except after the schemes that are opened here: an
+    address that was written wrong is never taken for a path.
+    """
     match = _SCHEME.match(text)
     if match is None:
         return None
     scheme = match.group(1).lower()
-    return scheme if match.group(2) or scheme in ("data", "file") else None
+    return scheme if match.group(2) or scheme in ("data", "file", "http", "https") else None
 
 
 def _open_url(

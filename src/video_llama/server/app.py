@@ -2,22 +2,23 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from importlib import metadata
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from fastapi import FastAPI, File, Form, Request, Security, UploadFile
+from fastapi import FastAPI, File, Form, Query, Request, Security, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from video_llama.server.files import FileStore, StoredFile
+from video_llama.server.files import FULL, FileStore, StoredFile
 from video_llama.server.guard import Guard, GuardPolicy, RefusedBody
-from video_llama.server.metrics import CONTENT_TYPE, GONE
+from video_llama.server.metrics import CHAT, CONTENT_TYPE, GONE, Counted
 from video_llama.server.protocol import (
     ChatCompletion,
     ChatRequest,
@@ -30,15 +31,16 @@ from video_llama.server.protocol import (
     State,
     Version,
 )
-from video_llama.server.refusal import Refusal, closing, fault
+from video_llama.server.refusal import Refusal, closing, disk_full, fault
 from video_llama.server.replies import chunks, completion
 from video_llama.server.serving import Reply, Serving
 
 VERSION = metadata.version("video-llama")
 _LOG = logging.getLogger("video_llama.server")
 _STATUSES = (400, 401, 403, 404, 405, 408, 413, 422, 429, 500, 503)
-_TAGS = frozenset({"text", "parts", "body"})  # pydantic's, in the place of a fault
 _PURPOSES = ("vision", "user_data", "assistants")
+_LISTING = frozenset({"purpose", "limit", "order", "after"})
+_MOST_FILES = 10_000  # of one list, as OpenAI has it
 _FORM = frozenset({"file", "purpose", "expires_after[anchor]", "expires_after[seconds]"})
 _SLACK = 30.0  # seconds beyond an answer's own for a client that reads slowly
 _T = TypeVar("_T")
@@ -77,38 +79,30 @@ def make_app(
     _add_chat(app, serving, started, bearer)
     _add_files(app, files, bearer)
     app.add_middleware(Guard, policy=guard)
+    app.add_middleware(Counted, metrics=serving.metrics)  # around all others
     return app
 
 
 def _add_chat(app: FastAPI, serving: Serving, started: int, bearer: list[Any]) -> None:
     name = serving.policy.name
 
-    @app.post("/v1/chat/completions", response_model=ChatCompletion, dependencies=bearer)
+    @app.post(CHAT, response_model=ChatCompletion, dependencies=bearer)
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         """Answer a conversation about media."""
-        status = 500  # unless it turns out otherwise
         try:
             reply = await _unless_gone(request, serving.begin(body, request.state.owner))
             if body.stream:
                 usage = body.stream_options is not None and body.stream_options.include_usage
                 parts = chunks(reply, name, logprobs=bool(body.logprobs), with_usage=usage)
-                status = 200
                 return _Events(parts, reply, serving.policy.seconds + _SLACK)
             try:
                 whole = completion(reply, name, logprobs=bool(body.logprobs))
                 answer = await _unless_gone(request, whole)
             finally:
                 reply.close()
-            status = 200
             return JSONResponse(answer.model_dump())
-        except Refusal as refusal:
-            status = refusal.status
-            raise
         except _Gone:
-            status = GONE
-            return Response(status_code=status)
-        finally:
-            serving.metrics.requests.labels(str(status)).inc()
+            return Response(status_code=GONE)
 
     @app.get("/v1/models", dependencies=bearer)
     async def models() -> ModelList:
@@ -136,8 +130,7 @@ def _add_files(app: FastAPI, files: FileStore, bearer: list[Any]) -> None:
         unknown = set((await request.form()).keys()) - _FORM
         if unknown:
             raise _bad_field(min(unknown), "there is no such field here", "unknown_field")
-        if purpose not in _PURPOSES:
-            raise _bad_field("purpose", f"a purpose is one of {', '.join(_PURPOSES)}")
+        _check_purpose(purpose)
         if anchor not in (None, "created_at"):
             raise _bad_field("expires_after[anchor]", "files expire from 'created_at' on")
         name = file.filename or "upload"
@@ -146,9 +139,29 @@ def _add_files(app: FastAPI, files: FileStore, bearer: list[Any]) -> None:
         return _file_object(stored)
 
     @app.get("/v1/files", dependencies=bearer)
-    async def list_files(request: Request) -> FileList:
-        """The files of this key."""
-        return FileList(data=[_file_object(file) for file in files.list(request.state.owner)])
+    async def list_files(
+        request: Request,
+        purpose: str | None = None,
+        limit: Annotated[int, Query(ge=1, le=_MOST_FILES)] = _MOST_FILES,
+        order: Literal["asc", "desc"] = "desc",
+        after: str | None = None,
+    ) -> FileList:
+        """The files of this key, the newest first."""
+        unknown = set(request.query_params) - _LISTING
+        if unknown:
+            raise _bad_field(min(unknown), "there is no such field here", "unknown_field")
+        _check_purpose(purpose)
+        found = files.list(request.state.owner)
+        if order == "asc":
+            found.reverse()
+        if after is not None:
+            ids = [file.id for file in found]
+            if after not in ids:
+                raise _bad_field("after", "'after' is the id of a file that is kept")
+            found = found[ids.index(after) + 1 :]
+        found = [file for file in found if purpose in (None, file.purpose)]
+        data = [_file_object(file) for file in found[:limit]]
+        return FileList(data=data, has_more=len(found) > limit)
 
     @app.get("/v1/files/{file_id}", dependencies=bearer)
     async def get_file(file_id: str, request: Request) -> FileObject:
@@ -201,9 +214,13 @@ def _add_handlers(app: FastAPI) -> None:
         return await refused(_, _validation_refusal(error.errors()[0]))
 
     @app.exception_handler(HTTPException)
-    async def http_error(_: Request, error: HTTPException) -> JSONResponse:
+    async def http_error(_: Request, error: HTTPException) -> Response:
         if isinstance(error, RefusedBody):
             return await refused(_, error.refusal)
+        if isinstance(error.__cause__, ClientDisconnect):
+            return Response(status_code=GONE)
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL:
+            return await refused(_, disk_full())  # uploads go to the disk while they arrive
         words = {
             404: "there is nothing at this address",
             405: "this address does not take this method",
@@ -219,9 +236,7 @@ def _add_handlers(app: FastAPI) -> None:
 
 def _validation_refusal(error: dict[str, Any]) -> Refusal:
     """The first thing that is wrong with a body, by the name of its field."""
-    place = [str(step) for step in error["loc"] if step not in _TAGS]
-    # A union names the member it tried; fields of a body do not have such names.
-    param = ".".join(step for step in place if not step.startswith(("list[", "constrained-")))
+    param = _field_name(error["loc"])
     if error["type"] == "extra_forbidden":
         return _bad_field(param, f"the field {param!r} is not known here", "unknown_field")
     if error["type"] == "missing":
@@ -231,8 +246,32 @@ def _validation_refusal(error: dict[str, Any]) -> Refusal:
     return _bad_field(param or None, f"{param or 'the body'}: {error['msg']}")
 
 
+def _field_name(place: Sequence[int | str]) -> str:
+    """What a client calls the place of a fault.
+
+    Pydantic puts the names of union members it tried between the steps: the role of a message, the
+    form of its content, the type of a part, and the type of a stop.
+    """
+    steps = list(place[1:])  # after "body", "query" or "path"
+    if steps[:1] == ["messages"]:
+        of_user = steps[2:3] == ["user"]
+        del steps[2:3]
+        if steps[2:3] == ["content"]:
+            del steps[3:4]
+            if of_user:
+                del steps[4:5]
+    elif steps[:1] == ["stop"]:
+        del steps[1:2]
+    return ".".join(map(str, steps))
+
+
 def _bad_field(param: str | None, words: str, code: str = "invalid_value") -> Refusal:
     return Refusal(400, words, code=code, param=param)
+
+
+def _check_purpose(purpose: str | None) -> None:
+    if purpose is not None and purpose not in _PURPOSES:
+        raise _bad_field("purpose", f"a purpose is one of {', '.join(_PURPOSES)}")
 
 
 def _file_object(file: StoredFile) -> FileObject:

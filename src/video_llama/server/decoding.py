@@ -11,10 +11,12 @@ import os
 import pickle
 import queue
 import signal
+import socket
 import sys
 import threading
 import time
-from multiprocessing.connection import Connection, wait
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
@@ -39,7 +41,7 @@ _GIGABYTE = 1 << 30
 _STARTING = 180.0  # seconds until a new process must have come up
 _LOOK = 0.1  # seconds between looks at whether the asker is still there
 _GRACE = 2.0  # seconds beyond a medium's deadline: a decoder that looks at its clock says so itself
-_REPLY = 2 * _GIGABYTE  # bytes of the largest reply
+_HEAD = 1 << 20  # bytes of what a reply says beside frames and sound, and of a refusal
 
 # What a reply may raise here.
 _TOLD = {kind.__name__: kind for kind in (*MEDIA_CODES, OptionError)}
@@ -68,6 +70,9 @@ class DecodingPool:
     ) -> None:
         self._context = forking.prepare()
         self._processor = pickle.dumps(processor)
+        self._frame_bytes = 4 * 3 * processor.image_size**2
+        sound = processor.num_clips * processor.num_mel_bins * processor.target_length
+        self._sound_bytes = 4 * sound
         self._memory = memory
         self.replaced = 0
         self._closed = False
@@ -104,7 +109,9 @@ class DecodingPool:
         worker = self._take(gone)
         usable = False
         try:
-            reply = worker.ask((source, options), options.limits.deadline + _GRACE, gone)
+            seconds = options.limits.deadline + _GRACE
+            most = options.limits.frames * self._frame_bytes + self._sound_bytes + _HEAD
+            reply = worker.ask((source, options), seconds, most, gone)
             usable = reply[:1] in (_MEDIUM, _REFUSED)
             return _understand(reply)
         except MALFORMED:
@@ -172,31 +179,67 @@ class _Worker:
         other.close()
         self._up = False
 
-    def ask(self, job: object, seconds: float, gone: threading.Event | None) -> bytes:
-        """The reply to a job.
+    def ask(self, job: object, seconds: float, most: int, gone: threading.Event | None) -> bytes:
+        """The reply to a job, of so many bytes at most.
 
         Raises:
             MediaLimitError: none came in time.
             CorruptMediaError: the process ended.
             Cancelled: nobody waits any more.
         """
-        try:
-            if not self._up:
-                self._receive(_STARTING, gone)
-                self._up = True
+        if not self._up:
+            with self._watched(_STARTING, gone):
+                self.connection.recv_bytes(_HEAD)
+            self._up = True
+        with self._watched(seconds, gone):
             self.connection.send_bytes(pickle.dumps(job, protocol=pickle.HIGHEST_PROTOCOL))
-            return self._receive(seconds, gone)
-        except (EOFError, OSError):
-            raise CorruptMediaError("the medium broke its decoder and is not used") from None
+            return self.connection.recv_bytes(most)
 
-    def _receive(self, seconds: float, gone: threading.Event | None) -> bytes:
+    @contextlib.contextmanager
+    def _watched(self, seconds: float, gone: threading.Event | None) -> Iterator[None]:
+        """Kill the process when its time is over or its asker has gone.
+
+        A process may stop anywhere, in the middle of a message too; sending and receiving know no
+        deadline of their own.
+        """
+        done, why = threading.Event(), list[Exception]()
         end = time.monotonic() + seconds
-        while not wait([self.connection, self.process.sentinel], _LOOK):
-            if gone is not None and gone.is_set():
-                raise Cancelled
-            if time.monotonic() > end:
-                raise MediaLimitError(f"the medium was not decoded within {seconds:.0f} seconds")
-        return self.connection.recv_bytes(_REPLY)
+
+        def watch() -> None:
+            while not done.wait(_LOOK):
+                if gone is not None and gone.is_set():
+                    why.append(Cancelled())
+                elif time.monotonic() > end:
+                    words = f"the medium was not decoded within {seconds:.0f} seconds"
+                    why.append(MediaLimitError(words))
+                else:
+                    continue
+                self._cut()
+                return
+
+        watching = threading.Thread(target=watch, name="decoder watch", daemon=True)
+        watching.start()
+        broke = False
+        try:
+            yield
+        except (EOFError, OSError):
+            broke = True
+        finally:
+            done.set()
+            watching.join()
+        if why:
+            raise why[0]
+        if broke:
+            raise CorruptMediaError("the medium broke its decoder and is not used")
+
+    def _cut(self) -> None:
+        """Kill it, and wake whoever waits for it: a process it has started may live on."""
+        self.process.kill()
+        with (
+            contextlib.suppress(OSError),  # closed already
+            socket.socket(fileno=os.dup(self.connection.fileno())) as way,
+        ):
+            way.shutdown(socket.SHUT_RDWR)
 
     def end(self) -> None:
         """Kill it: one that hangs hears nothing else."""

@@ -5,9 +5,9 @@ and never becomes a path.
 """
 
 import contextlib
+import errno
 import secrets
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -17,9 +17,12 @@ from typing import BinaryIO
 
 from video_llama.errors import MediaNotFoundError
 from video_llama.media.limits import Limits
-from video_llama.server.refusal import Refusal, storage_full, too_large
+from video_llama.server.folders import TemporaryFolder
+from video_llama.server.refusal import Refusal, disk_full, storage_full, too_large
 
 FILE_PREFIX = "file-"
+FULL = (errno.ENOSPC, errno.EDQUOT)  # errors of a disk without room
+_FOLDER = "video-llama-files-"
 _CHUNK = 1 << 20
 
 
@@ -64,7 +67,7 @@ class FileStore:
     def __init__(self, policy: StoragePolicy, clock: Callable[[], float] = time.time) -> None:
         self.policy = policy
         self._clock = clock
-        self._folder = Path(tempfile.mkdtemp(prefix="video-llama-files-"))  # for this user alone
+        self._folder = TemporaryFolder(_FOLDER)
         self._files: dict[str, StoredFile] = {}
         self._reserved = 0  # bytes of uploads on their way
         self._lock = threading.Lock()
@@ -81,7 +84,8 @@ class FileStore:
         """Keep a file.
 
         Raises:
-            Refusal: 413 it is too large, 429 there is no room, 400 it is empty.
+            Refusal: 413 it is too large, 429 there is no room, 400 it is empty, 503 the disk is
+                full.
         """
         self.sweep()
         size = _size(content)
@@ -91,8 +95,10 @@ class FileStore:
         try:
             with self._path(identifier).open("wb") as file:
                 shutil.copyfileobj(content, file, _CHUNK)
-        except OSError:
+        except OSError as error:
             self._path(identifier).unlink(missing_ok=True)
+            if error.errno in FULL:
+                raise disk_full() from None
             raise
         finally:
             with self._lock:
@@ -154,7 +160,7 @@ class FileStore:
         """Forget everything."""
         with self._lock:
             self._files.clear()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.close()
 
     def _reserve(self, owner: str, size: int) -> None:
         if size > self.policy.file_bytes:
@@ -175,7 +181,7 @@ class FileStore:
             self._path(stored.id).unlink()
 
     def _path(self, identifier: str) -> Path:
-        return self._folder / identifier
+        return self._folder.path / identifier
 
 
 def _size(content: BinaryIO) -> int:

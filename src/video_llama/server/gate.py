@@ -6,7 +6,9 @@ with a source and not what is there: whoever asks must not learn which files or 
 """
 
 import hashlib
+import math
 import os
+import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -26,26 +28,42 @@ from video_llama.server.files import FILE_PREFIX, FileStore
 
 Kind = Literal["image", "video", "audio", "file"]
 
+# What begins otherwise is no address: `open_source` would take it for the path of a local file.
+_SCHEME = re.compile(r"(?:(data|file):|(https?)://)", re.IGNORECASE)
 MEGABYTE = 1 << 20
 SOUND_VALUES = 256 * MEGABYTE // 4  # decoded, of 4 bytes each
-FILM_SECONDS = 3600
-FILM_SOUND_VALUES = FILM_SECONDS * 48_000 * 2
+SOUND_RATE = 48_000 * 2  # values of a second, both channels
 
-_FILM = Limits(
-    bytes=256 * MEGABYTE,
-    duration=FILM_SECONDS,
-    streams=16,
-    samples=FILM_SOUND_VALUES,
-    frames=128,
-    deadline=60,
-)
-_DECODING: dict[Kind, Limits] = {
-    "image": replace(_FILM, bytes=64 * MEGABYTE, samples=SOUND_VALUES, deadline=20),
-    "video": _FILM,
-    "audio": replace(_FILM, bytes=25 * MEGABYTE, duration=600, samples=SOUND_VALUES, deadline=30),
-    "file": _FILM,
-}
-_FETCHING: dict[Kind, float] = {"image": 5, "video": 30, "audio": 10, "file": 30}
+
+def decoding_limits(
+    file_bytes: int = 256 * MEGABYTE, duration: float = 3600.0
+) -> dict[Kind, Limits]:
+    """Limits by kind: a video, or any file, has so many bytes and seconds at most.
+
+    Parts for a picture or a sound alone bring less.
+    """
+    film = Limits(
+        bytes=file_bytes,
+        duration=duration,
+        streams=16,
+        samples=math.ceil(duration * SOUND_RATE),
+        frames=128,
+        deadline=60,
+    )
+    picture = replace(film, bytes=min(file_bytes, 64 * MEGABYTE), samples=SOUND_VALUES, deadline=20)
+    sound = replace(
+        film,
+        bytes=min(file_bytes, 25 * MEGABYTE),
+        duration=min(duration, 600.0),
+        samples=SOUND_VALUES,
+        deadline=30,
+    )
+    return {"image": picture, "video": film, "audio": sound, "file": film}
+
+
+def fetching_seconds(film: float = 30.0) -> dict[Kind, float]:
+    """Deadlines of downloads by kind: a picture has a sixth of a video's, a sound a third."""
+    return {"image": film / 6, "video": film, "audio": film / 3, "file": film}
 
 
 @dataclass(frozen=True)
@@ -64,8 +82,8 @@ class GatePolicy:
 
     folders: tuple[Path, ...] = ()
     sources: SourcePolicy = field(default_factory=SourcePolicy)
-    limits: Mapping[Kind, Limits] = field(default_factory=lambda: dict(_DECODING))
-    fetch_seconds: Mapping[Kind, float] = field(default_factory=lambda: dict(_FETCHING))
+    limits: Mapping[Kind, Limits] = field(default_factory=decoding_limits)
+    fetch_seconds: Mapping[Kind, float] = field(default_factory=fetching_seconds)
 
     def __post_init__(self) -> None:
         for folder in self.folders:
@@ -113,9 +131,10 @@ class MediaGate:
         return Opened(source, digest(source), limits)
 
     def _read(self, kind: Kind, place: str, limits: Limits, owner: str) -> bytes | FrameFiles:
-        scheme = place[:16].partition(":")[0].lower()
         if place.startswith(FILE_PREFIX) and self.files is not None:
             return self.files.read(owner, place, limits)
+        match = _SCHEME.match(place)
+        scheme = (match[1] or match[2]).lower() if match else ""
         if scheme == "data":
             return _content(place, limits, SourcePolicy())
         if scheme in ("http", "https"):

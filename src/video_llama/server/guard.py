@@ -6,6 +6,8 @@ Plain ASGI, in front of every route, so that no route can be forgotten.
 import asyncio
 import contextlib
 import hmac
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -14,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from video_llama.server.refusal import Refusal, too_large
+from video_llama.server.refusal import Refusal, busy, too_large
 from video_llama.server.web.door import LOGIN, Door, mark_of
 
 OPEN_PATHS = frozenset({"/health"})
@@ -36,6 +38,8 @@ class GuardPolicy:
         body_bytes: of a request; those of an upload:
         upload_bytes: with the form around the file.
         body_seconds: until a body must have arrived.
+        bodies: of full size that are held at the same time, until their requests are over; more, if
+            they are smaller. As many uploads beside them.
         page: browsers are asked for a key, if there are keys.
     """
 
@@ -45,6 +49,7 @@ class GuardPolicy:
     body_bytes: int = 64 * MEGABYTE
     upload_bytes: int = 257 * MEGABYTE
     body_seconds: float = 120.0
+    bodies: int = 16
     page: bool = False
 
 
@@ -64,6 +69,7 @@ class Guard:
         self._policy = policy
         self._keys = [mark_of(key) for key in policy.keys]
         self._door = Door(self._keys) if policy.keys and policy.page else None
+        self._held: Counter[int] = Counter()  # bytes of bodies, by the limit they have
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI has it."""
@@ -75,7 +81,8 @@ class Guard:
             return
         if self._door is not None and scope["path"] == LOGIN:
             try:
-                await self._door(scope, self._bounded(scope, receive), send)
+                with self._bounded(scope, receive) as bounded:
+                    await self._door(scope, bounded, send)
             except RefusedBody as error:
                 await _response(error.refusal)(scope, receive, send)
             return
@@ -87,7 +94,8 @@ class Guard:
             await _drain(receive)
             await _response(refusal)(scope, receive, send)
             return
-        await self._app(scope, self._bounded(scope, receive), send)
+        with self._bounded(scope, receive) as bounded:
+            await self._app(scope, bounded, send)
 
     def _refusal(self, scope: Scope) -> Refusal | None:
         headers = Headers(scope=scope)
@@ -112,7 +120,7 @@ class Guard:
         """Refuse what a web page of somebody else sends, also by a name that it made lead here."""
         sent_to = [_host(headers.get("host", ""))]
         if "origin" in headers:
-            sent_to.append(_host(urlsplit(headers["origin"]).netloc))
+            sent_to.append(_host(headers["origin"].partition("://")[2]))
         if self._policy.any_name or all(name in self._policy.names for name in sent_to):
             return None
         words = "requests from other sites, or to other names than this server's, are not answered"
@@ -124,11 +132,17 @@ class Guard:
 
     def _announced(self, scope: Scope) -> Refusal | None:
         length = Headers(scope=scope).get("content-length", "")
-        limit = self._limit(scope)
-        return too_large(limit) if length.isdecimal() and int(length) > limit else None
+        count, limit = int(length) if length.isdecimal() else 0, self._limit(scope)
+        if count > limit:
+            return too_large(limit)
+        return busy() if count and self._held[limit] + count > limit * self._policy.bodies else None
 
-    def _bounded(self, scope: Scope, receive: Receive) -> Receive:
-        """`receive` that counts, and does not wait for ever for a body."""
+    @contextlib.contextmanager
+    def _bounded(self, scope: Scope, receive: Receive) -> Iterator[Receive]:
+        """`receive` that counts, and does not wait for ever for a body.
+
+        What has arrived counts as held until the request is over.
+        """
         limit, loop = self._limit(scope), asyncio.get_running_loop()
         end = loop.time() + self._policy.body_seconds
         state = {"bytes": 0, "more": True}
@@ -143,13 +157,20 @@ class Guard:
                 seconds = self._policy.body_seconds
                 words = f"the request did not arrive within {seconds:g} seconds"
                 raise RefusedBody(Refusal(408, words, code="too_slow")) from None
-            state["bytes"] += len(message.get("body", b""))
+            count = len(message.get("body", b""))
+            state["bytes"] += count
+            self._held[limit] += count
             state["more"] = message.get("more_body", False)
             if state["bytes"] > limit:
                 raise RefusedBody(too_large(limit))
+            if self._held[limit] > limit * self._policy.bodies:
+                raise RefusedBody(busy())
             return message
 
-        return bounded
+        try:
+            yield bounded
+        finally:
+            self._held[limit] -= state["bytes"]
 
 
 def _is_browser(scope: Scope, refusal: Refusal) -> bool:

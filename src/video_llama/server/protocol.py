@@ -140,12 +140,13 @@ class UserMessage(Strict):
 
 
 class AssistantMessage(Strict):
-    """An answer that was given before. What answers never have here is accepted as null."""
+    """An answer that was given before, as clients keep it: what none has here may be null."""
 
     role: Literal["assistant"]
     content: TextContent
     name: Name = None
     refusal: None = None
+    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
     audio: None = None
     function_call: None = None
     tool_calls: None = None
@@ -218,11 +219,14 @@ class ChatRequest(Strict):
 
 
 class TopLogprob(BaseModel):
-    """A token and the logarithm of its probability; `bytes` are those of its text."""
+    """A token and the logarithm of its probability.
+
+    `bytes` are those of its text; null for a token that is only a part of a character.
+    """
 
     token: str
     logprob: float
-    bytes: list[int]
+    bytes: list[int] | None
 
 
 class TokenLogprobs(TopLogprob):
@@ -338,7 +342,7 @@ class FileObject(BaseModel):
 
 
 class FileList(BaseModel):
-    """All files of whoever asks."""
+    """Files of whoever asks, and whether there are more after them."""
 
     object: Literal["list"] = "list"
     data: list[FileObject]

@@ -20,6 +20,7 @@ from video_llama.errors import (
 
 RETRY_AFTER = 1  # seconds, where nobody knows better
 SWEPT_EVERY = 60  # seconds; then files that have expired are gone
+OVERDUE_RETRY = 10  # seconds; whoever has waited in vain lets others have their turn
 INVALID = "invalid_request_error"
 FAULT = "server_error"
 
@@ -113,6 +114,18 @@ def storage_full() -> Refusal:
         kind="rate_limit_error",
         retry_after=SWEPT_EVERY,
     )
+
+
+def disk_full() -> Refusal:
+    """There is no room where files are kept, whoever has taken it."""
+    message = "the server has no room on its disk for this file; come again later"
+    return Refusal(503, message, code="storage_full", kind=FAULT, retry_after=SWEPT_EVERY)
+
+
+def overdue() -> Refusal:
+    """A request whose time was over before there was anything of an answer."""
+    message = "the server did not come to answer in time; try again, or with fewer or shorter media"
+    return Refusal(503, message, code="overdue", kind=FAULT, retry_after=OVERDUE_RETRY)
 
 
 def closing() -> Refusal:

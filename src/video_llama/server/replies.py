@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, Literal
 
 from video_llama.engine.request import EndReason, Finished, Piece, TokenLogprob, Usage
+from video_llama.generation import REPLACEMENT
 from video_llama.server import protocol
 from video_llama.server.protocol import (
     ChatChunk,
@@ -122,14 +123,17 @@ def _logprobs(tokens: Sequence[TokenLogprob]) -> Logprobs:
             TokenLogprobs(
                 token=token.text,
                 logprob=token.logprob,
-                bytes=list(token.text.encode()),
+                bytes=_bytes(token.text),
                 top_logprobs=[
-                    TopLogprob(
-                        token=other.text, logprob=other.logprob, bytes=list(other.text.encode())
-                    )
+                    TopLogprob(token=other.text, logprob=other.logprob, bytes=_bytes(other.text))
                     for other in token.top
                 ],
             )
             for token in tokens
         ]
     )
+
+
+def _bytes(text: str) -> list[int] | None:
+    """What a token stands for, as far as its text tells."""
+    return None if REPLACEMENT in text else list(text.encode())

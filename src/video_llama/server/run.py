@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+import torch
 import uvicorn
 from fastapi import FastAPI
 from PIL import Image
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("video_llama.server")
 _GIGABYTE = 1 << 30
+_CACHE_SHARE, _KEPT_SHARE = 0.5, 0.1  # the rest is for encoders, and for passes
+_WARM_UP_PAUSES = (1.0, 5.0, 20.0, 60.0)  # seconds after each try that was in vain
 _DRAIN = 60.0  # seconds that answers may still take after SIGTERM
 
 
@@ -47,6 +50,9 @@ class ServerPolicy:
         slots: answers that the model writes at the same time.
         decoders: media that are decoded at the same time.
         decoder_bytes: memory for each of them.
+        cache_bytes: keys and values of answers that are written.
+        kept_bytes: of those that were, for prompts that begin alike. None, both: as the engine has
+            it; on an accelerator half and a tenth of the memory that is free beside the weights.
         drain_seconds: that answers may still take after SIGTERM.
         page: there is a page at `/`; that needs gradio.
     """
@@ -58,6 +64,8 @@ class ServerPolicy:
     slots: int = 16
     decoders: int = 2
     decoder_bytes: int = 4 * _GIGABYTE
+    cache_bytes: int | None = None
+    kept_bytes: int | None = None
     drain_seconds: float = _DRAIN
     page: bool = False
 
@@ -76,8 +84,12 @@ class Server:
         self.decoders = DecodingPool(
             assistant.processor, workers=policy.decoders, memory=policy.decoder_bytes
         )
+        cache_bytes, kept_bytes = _shares(assistant.model.device)
         self.engine = assistant.make_engine(
-            slots=policy.slots, max_waiting=max(0, policy.serving.places - policy.slots)
+            slots=policy.slots,
+            max_waiting=max(0, policy.serving.places - policy.slots),
+            cache_bytes=cache_bytes if policy.cache_bytes is None else policy.cache_bytes,
+            kept_bytes=kept_bytes if policy.kept_bytes is None else policy.kept_bytes,
         )
         assistant.engine = self.engine  # one for conversations of this process, too
         self.serving = Serving(
@@ -119,27 +131,44 @@ class Server:
         yield
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(result, Exception):
+                _LOG.error("a fault beside the routes", exc_info=result)
         await asyncio.to_thread(self.close)
 
     async def _warm_up(self) -> None:
         """Answer a question about a picture, through every part; then the server is ready."""
-        try:
-            reply = await self.serving.begin(warm_up_request(self.serving.policy.name), owner="")
+        for pause in _WARM_UP_PAUSES:
             try:
-                async for _ in reply.events():
-                    pass
-            finally:
-                reply.close()
-        except Refusal as refusal:
-            _LOG.error("the model does not answer: %s", refusal.message)
-        else:
-            self.serving.answered = True
+                await self._answer_once()
+            except Refusal as refusal:
+                _LOG.error("the model does not answer: %s", refusal.message)
+            except Exception:  # noqa: BLE001 (told, and tried again)
+                _LOG.exception("the model does not answer")
+            if self.serving.answered:  # perhaps somebody else's question was
+                return
+            await asyncio.sleep(pause)
+
+    async def _answer_once(self) -> None:
+        reply = await self.serving.begin(warm_up_request(self.serving.policy.name), owner="")
+        try:
+            async for _ in reply.events():
+                pass
+        finally:
+            reply.close()
 
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEPT_EVERY)
             await asyncio.to_thread(self.files.sweep)
+
+
+def _shares(device: torch.device) -> tuple[int | None, int | None]:
+    """Bytes of an accelerator for the keys and values of answers that run, and that ran."""
+    if device.type != "cuda":
+        return None, None
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(_CACHE_SHARE * free), int(_KEPT_SHARE * free)
 
 
 def warm_up_request(model: str) -> ChatRequest:

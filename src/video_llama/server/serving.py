@@ -1,8 +1,9 @@
 """From a request to the pieces of its answer: media, prompt, engine. No web framework.
 
 A request takes a place when it comes and frees it when its `Reply` is closed, whatever happens in
-between; there are so many places and no more. Media are opened, decoded and encoded in threads and
-processes of their own while the engine writes the answers of others.
+between; there are so many places and no more. Media are fetched, decoded and encoded in threads and
+processes of their own while the engine writes the answers of others; what needs none of that (a
+text, a medium that is known) never waits for a thread behind those that do.
 """
 
 import asyncio
@@ -29,7 +30,14 @@ from video_llama.server.decoding import Cancelled, DecodingPool
 from video_llama.server.gate import MediaGate, Opened
 from video_llama.server.metrics import Metrics
 from video_llama.server.protocol import ChatRequest, MediaReading, ProcessorOptions
-from video_llama.server.refusal import Refusal, busy, closing, media_code, refusal_of
+from video_llama.server.refusal import (
+    Refusal,
+    busy,
+    closing,
+    media_code,
+    overdue,
+    refusal_of,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +46,7 @@ if TYPE_CHECKING:
     from video_llama.engine.handle import Handle
 
 _LOG = logging.getLogger("video_llama.server")
+_QUICK_THREADS = 4  # for what takes milliseconds
 _LONGEST_WAIT = 60  # seconds a client is told to wait at most
 _T = TypeVar("_T")
 
@@ -50,8 +59,10 @@ class ServingPolicy:
         name: what the model is called here.
         places: requests that are taken at the same time, those that wait included.
         media: of one conversation.
-        seconds: until an answer must be there; then it ends where it is.
-        media_threads: media that are opened, decoded or waited for at the same time.
+        seconds: from a request's arrival until its answer must be there; then it ends where it is,
+            and is refused if it has not begun.
+        media_threads: media that are decoded or waited for at the same time, and as many that are
+            fetched.
     """
 
     name: str
@@ -88,6 +99,7 @@ class Reply:
         warnings: what a user should know of the media.
         uses: which of its streams the model gets of each medium of the conversation.
         arrived: when the request came, by `time.perf_counter`.
+        answered: is told when the model has answered.
     """
 
     id: str
@@ -96,6 +108,7 @@ class Reply:
     warnings: tuple[str, ...]
     uses: tuple[MediaUse, ...]
     arrived: float
+    answered: Callable[[], None]
     _close: Callable[[], None]
     _metrics: Metrics
     _closed: bool = field(default=False)
@@ -104,7 +117,7 @@ class Reply:
         """Pieces and ends, each with the number of its choice, as they come.
 
         Raises:
-            Refusal: the engine failed, or is shut down.
+            Refusal: the engine failed or is shut down, or time was over before it began.
         """
         arrived: asyncio.Queue[tuple[int, Piece | Finished | Exception]] = asyncio.Queue()
 
@@ -128,6 +141,9 @@ class Reply:
                     self._count(event)
                     if event.reason == "cancelled":
                         raise closing()
+                    if event.reason == "deadline" and not event.usage.completion_tokens:
+                        raise overdue()
+                    self.answered()
                 elif before == self.arrived:
                     self._metrics.first_token.observe(now - before)
                     before = now
@@ -179,7 +195,9 @@ class Serving:
         self._engine = engine
         self._gate = gate
         self._decoders = decoders
-        self._threads = ThreadPoolExecutor(policy.media_threads, "media")
+        self._quick = ThreadPoolExecutor(_QUICK_THREADS, "quick")
+        self._fetching = ThreadPoolExecutor(policy.media_threads, "fetch")
+        self._reading = ThreadPoolExecutor(policy.media_threads, "media")
         self._open = 0
         self._seconds = 1.0  # that an answer takes, of late
         self.metrics.watch(self)
@@ -206,25 +224,28 @@ class Serving:
         Raises:
             Refusal: it is not answered, and why.
         """
-        arrived = time.perf_counter()
+        arrived, end = time.perf_counter(), time.monotonic() + self.policy.seconds
         options, conversation = self._check(request)
         gone = threading.Event()
         free = self._take_place(gone, arrived)
         handles: list[Handle] = []
         try:
-            attachments = []
-            for number, reference in enumerate(conversation.media):
-                show = None if look is None else look.show(number)
-                attachments.append(await self._attach(reference, request, owner, gone, show))
-            write = partial(self._write, conversation, attachments, options)
-            prompt, options = await self._in_thread(write)
+            async with asyncio.timeout(self.policy.seconds):
+                attachments = []
+                for number, reference in enumerate(conversation.media):
+                    show = None if look is None else look.show(number)
+                    attachments.append(await self._attach(reference, request, owner, gone, show))
+                write = partial(self._write, conversation, attachments, options)
+                prompt, options = await _in_thread(self._quick, write)
             embed = partial(_embed, prompt, self._assistant, attachments)
             for number in range(request.n or 1):
-                handles.append(self._submit(request, prompt, embed, options, number))
+                handles.append(self._submit(request, prompt, embed, options, number, end))
         except BaseException as error:
             for handle in handles:
                 handle.cancel()
             free()
+            if isinstance(error, TimeoutError):
+                raise overdue() from None
             if isinstance(error, VideoLlamaError):
                 raise self._refusal(error) from None
             raise
@@ -235,6 +256,7 @@ class Serving:
             warnings=tuple(text for one in attachments for text in one.warnings),
             uses=tuple(one.use for one in attachments),
             arrived=arrived,
+            answered=self._note_answer,
             _close=free,
             _metrics=self.metrics,
         )
@@ -242,7 +264,11 @@ class Serving:
     def close(self) -> None:
         """No more media."""
         self.closing = True
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._quick, self._fetching, self._reading):
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    def _note_answer(self) -> None:
+        self.answered = True
 
     def _check(self, request: ChatRequest) -> tuple[GenerationOptions, Conversation]:
         """What can be refused without looking at any medium."""
@@ -289,28 +315,39 @@ class Serving:
         gone: threading.Event,
         show: Callable[[ReadMedium], None] | None,
     ) -> Attachment:
+        slow = reference.place[:4].lower() == "http"
+        threads = self._fetching if slow else self._quick
         try:
-            read = partial(self._attach_now, reference, request, owner, gone, show)
-            return await self._in_thread(read)
+            opened = await _in_thread(threads, partial(self._let_in, reference, owner, gone))
+            options = reading_options(request, reference, opened)
+            if show is None:
+                find = partial(self._assistant.media.find, opened.digest, options)
+                known = await _in_thread(self._quick, find)
+                if known is not None:
+                    return known
+            read = partial(self._read, opened, options, gone, show)
+            return await _in_thread(self._reading, read)
         except MediaError as error:
             self.metrics.media_failures.labels(media_code(error)).inc()
             raise refusal_of(error, reference.param) from None
 
-    def _attach_now(
-        self,
-        reference: MediaRef,
-        request: ChatRequest,
-        owner: str,
-        gone: threading.Event,
-        show: Callable[[ReadMedium], None] | None,
-    ) -> Attachment:
-        """In a thread: everything that a medium needs, or what is kept of it."""
+    def _let_in(self, reference: MediaRef, owner: str, gone: threading.Event) -> Opened:
+        """In a thread: through the gate."""
         if gone.is_set():
             raise Cancelled
         started = time.perf_counter()
         opened = self._gate.open(reference.kind, reference.place, owner=owner)
         self._observe("open", time.perf_counter() - started)
-        options = reading_options(request, reference, opened)
+        return opened
+
+    def _read(
+        self,
+        opened: Opened,
+        options: MediaOptions,
+        gone: threading.Event,
+        show: Callable[[ReadMedium], None] | None,
+    ) -> Attachment:
+        """In a thread: decode and encode a medium, or wait for whoever does."""
         decode = partial(self._decode, opened, options, gone)
         if show is not None:
             medium = decode()
@@ -357,6 +394,7 @@ class Serving:
         embed: "Callable[[], torch.Tensor]",
         options: GenerationOptions,
         number: int,
+        end: float,
     ) -> "Handle":
         if options.seed is not None:
             options = replace(options, seed=options.seed + number)  # choices differ
@@ -367,13 +405,10 @@ class Serving:
                 embeddings=embed,
                 options=options,
                 stop_ids=self._assistant.stop_ids,
-                deadline=time.monotonic() + self.policy.seconds,
+                deadline=end,
                 logprobs=(request.top_logprobs or 0) if request.logprobs else None,
             )
         )
-
-    async def _in_thread(self, work: Callable[[], _T]) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
 
 def generation_options(request: ChatRequest) -> GenerationOptions:
@@ -417,6 +452,10 @@ def _check_fields(request: ChatRequest) -> None:
         raise refuse("stream_options goes with stream: true", "stream_options")
     if request.max_tokens is not None and request.max_completion_tokens is not None:
         raise refuse("give max_completion_tokens or max_tokens, not both", "max_tokens")
+
+
+async def _in_thread(threads: ThreadPoolExecutor, work: Callable[[], _T]) -> _T:
+    return await asyncio.get_running_loop().run_in_executor(threads, work)
 
 
 def _same(medium: ReadMedium) -> ReadMedium:

@@ -9,7 +9,8 @@ from video_llama.server.protocol import MAX_FRAMES, ChatRequest
 MAX_LENGTH = 512  # tokens; more may be asked of the API
 MAX_TEMPERATURE = 2.0
 
-State = Literal["open", "answered", "cut", "stopped", "failed"]
+# "cut" had all its tokens, "late" all its time.
+State = Literal["open", "answered", "cut", "late", "stopped", "failed"]
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,13 @@ class Medium:
         id: of the uploaded file, for the gate.
         name: that it came with.
         shown: where the page has it, for people.
+        digest: SHA-256 of its content.
     """
 
     id: str
     name: str
     shown: str
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class Seen:
         times: seconds of the frames, where they have any.
         frames: data: URLs of pictures; none where it was seen before.
         mel: data: URL of one of the sound, None where there is none.
+        warnings: what a person should know of it, in the server's words.
     """
 
     name: str
@@ -71,20 +75,24 @@ class Seen:
     times: tuple[float, ...] | None = None
     frames: tuple[str, ...] = ()
     mel: str | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass
 class Turn:
-    """A question, its media and what came of it; `note` says what went wrong, `code` which kind."""
+    """A question, its media and what came of it; `note` says what went wrong, `code` which kind.
+
+    `refused` are questions whose media were not taken: asked again, they would be about nothing.
+    """
 
     question: str
     media: tuple[Medium, ...]
+    refused: bool = False
     answer: str = ""
     state: State = "open"
     note: str = ""
     code: str = ""
     seen: tuple[Seen, ...] = ()
-    warnings: tuple[str, ...] = ()
 
     def fail(self, note: str, code: str = "") -> None:
         """It could not be answered."""
@@ -107,12 +115,34 @@ class Talk:
         self.turns.append(Turn(question, media))
         return self.turns[-1]
 
+    def refuse(self, question: str, note: str, code: str) -> None:
+        """A question whose media were not taken."""
+        turn = self.ask(question, ())
+        turn.refused = True
+        turn.fail(note, code)
+
+    @property
+    def last(self) -> Turn | None:
+        """The last question, None if there is none."""
+        return self.turns[-1] if self.turns else None
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the last question can be asked again."""
+        return self.last is not None and not self.last.refused
+
     def ask_again(self) -> Turn | None:
-        """The last question once more, None if there is none."""
-        if not self.turns:
+        """The last question once more, None if there is none that can be."""
+        if not self.repeats:
             return None
         last = self.turns.pop()
         return self.ask(last.question, last.media)
+
+    def stop(self) -> None:
+        """Nobody waits any longer for an answer that is still open."""
+        for turn in self.turns:
+            if turn.state == "open":
+                turn.state = "stopped"
 
     def request(self, model: str, wishes: Wishes) -> ChatRequest:
         """The last turn's question, with what went before."""

@@ -83,7 +83,7 @@ class Door:
         A cookie comes along also when the page of another site asks, so that is looked at, too.
         """
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+        if origin is not None and _place_of(origin) != headers.get("host"):
             return None
         if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
             return None
@@ -124,6 +124,14 @@ class Door:
         cookie = f"{COOKIE}={session}; Path=/; HttpOnly; SameSite=Strict"
         opened = RedirectResponse("/", 303, {**_HEADERS, "set-cookie": cookie})
         await opened(scope, receive, send)
+
+
+def _place_of(origin: str) -> str:
+    """Host and port of an origin; nothing where it is none, as in "null" or "http://["."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return ""
 
 
 async def _read_key(receive: Receive) -> str:

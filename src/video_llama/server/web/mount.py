@@ -7,8 +7,6 @@ named here is not there.
 import asyncio
 import os
 import re
-import shutil
-import tempfile
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -23,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from video_llama.processing.processor import VideoLlamaProcessor
 from video_llama.server.files import FileStore
+from video_llama.server.folders import TemporaryFolder
 from video_llama.server.refusal import storage_full
 from video_llama.server.serving import Serving
 from video_llama.server.web.page import CSS, SAMPLES, Page
@@ -58,7 +57,9 @@ _POLICY = "; ".join(
 class MountedPage:
     """The page, once it is a part of an application. Ends with `close`."""
 
-    def __init__(self, uploads: Path, gradio_app: "gr.routes.App", serving: Serving) -> None:
+    def __init__(
+        self, uploads: TemporaryFolder, gradio_app: "gr.routes.App", serving: Serving
+    ) -> None:
         self._uploads = uploads
         self._gradio_app = gradio_app
         self._serving = serving
@@ -71,7 +72,7 @@ class MountedPage:
 
     def close(self) -> None:
         """Remove what was uploaded to the page."""
-        shutil.rmtree(self._uploads, ignore_errors=True)
+        self._uploads.close()
 
 
 def mount_page(
@@ -81,7 +82,8 @@ def mount_page(
 
     One page a process: of another one mounted before, uploads are no longer taken.
     """
-    uploads = Path(tempfile.mkdtemp(prefix="video-llama-page-")).resolve()  # for this user alone
+    folder = TemporaryFolder("video-llama-page-")
+    uploads = folder.path
     # Gradio reads this when it is put together, and whenever it checks a file.
     os.environ["GRADIO_TEMP_DIR"] = str(uploads)
     page = Page(Talker(serving, files, processor), processor.num_frames, uploads)
@@ -93,7 +95,7 @@ def mount_page(
         max_file_size=files.policy.file_bytes,
         footer_links=[],
         run_history=False,
-        show_error=True,
+        show_error=False,  # gr.Error is shown all the same, the words of other errors are not
         ssr_mode=False,
         enable_monitoring=False,
         pwa=False,
@@ -108,7 +110,7 @@ def mount_page(
     gradio_app = mounted.app
     assert isinstance(gradio_app, gr.routes.App)
     app.router.routes.append(_PageMount(_Bounded(gradio_app, uploads, files.policy.total_bytes)))
-    return MountedPage(uploads, gradio_app, serving)
+    return MountedPage(folder, gradio_app, serving)
 
 
 class _PageMount(Mount):

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ footer, #conversation .icon-button-wrapper {display: none !important}
 .seen {font-size: .85em}
 .seen summary {cursor: pointer; padding: .4em 0; opacity: .8}
 .seen p {margin: .2em 0 .4em}
+.seen .warning {font-weight: 600}
 .seen .frames {display: flex; flex-wrap: wrap; gap: 6px}
 .seen figure {margin: 0}
 .seen figure img {display: block; margin: 0; border-radius: 4px; max-width: 100%}
@@ -150,6 +152,9 @@ class Page:
         for button, (name, number) in zip(self._samples, _SAMPLES, strict=True):
             ask = self._ask_sample(name, number)
             asking.append(button.click(ask, known, shown, **quiet))
+        for button, own in zip(self._samples, asking[-len(_SAMPLES) :], strict=True):
+            # What is being answered ends, as with "stop", but not what was just asked.
+            button.click(None, cancels=[one for one in asking if one is not own], **quiet)
         stopped = self._stop.click(None, cancels=asking, **quiet)
         stopped.then(self._stopped, [self._talk, self._language], shown, **quiet)
         cleared = self._clear.click(None, cancels=asking, **quiet)
@@ -172,25 +177,25 @@ class Page:
         language: Language,
         *wishes: Any,
     ) -> AsyncIterator[list[Any]]:
-        texts = TEXTS[language]
+        texts, wanted = TEXTS[language], Wishes.of(*wishes)
         question = (asked["text"] or "").strip()
         if not question:
             gr.Info(texts.no_question, duration=5)
             yield [gr.skip()] * 4
             return
         paths = [self._own(path) for path in asked["files"]]
-        async for step in self._begin(question, paths, talk, texts, wishes, request):
+        async for step in self._begin(question, paths, talk, texts, wanted, request):
             yield step
 
     def _ask_sample(self, name: str, number: int) -> Callable[..., AsyncIterator[list[Any]]]:
         async def ask(
             request: gr.Request, talk: Talk, language: Language, *wishes: Any
         ) -> AsyncIterator[list[Any]]:
-            texts = TEXTS[language]
+            texts, wanted = TEXTS[language], Wishes.of(*wishes)
             question = texts.sample_questions[number]
             talk.turns.clear()
             paths = [SAMPLES / name]
-            async for step in self._begin(question, paths, talk, texts, wishes, request):
+            async for step in self._begin(question, paths, talk, texts, wanted, request):
                 yield step
 
         return ask
@@ -198,11 +203,12 @@ class Page:
     async def _ask_again(
         self, request: gr.Request, talk: Talk, language: Language, *wishes: Any
     ) -> AsyncIterator[list[Any]]:
+        texts, wanted = TEXTS[language], Wishes.of(*wishes)
         if talk.ask_again() is None:
-            gr.Info(TEXTS[language].lost, duration=5)
+            gr.Info(texts.lost, duration=5)
             yield [gr.skip()] * 4
             return
-        async for step in self._answer(talk, TEXTS[language], wishes, request):
+        async for step in self._answer(talk, texts, wanted, request):
             yield step
 
     async def _begin(
@@ -211,37 +217,41 @@ class Page:
         paths: Sequence[Path],
         talk: Talk,
         texts: Texts,
-        wishes: Sequence[Any],
+        wishes: Wishes,
         request: gr.Request,
     ) -> AsyncIterator[list[Any]]:
+        talk.stop()  # whoever asks anew waits no longer for what was asked before
         try:
             talk.ask(question, await self._talker.take(_owner(request), paths))
         except Refusal as refusal:
-            talk.ask(question, ()).fail(refusal.message, refusal.code)
-            yield [_messages(talk, texts), gr.skip(), *_buttons(running=False, any_=True)]
+            talk.refuse(question, refusal.message, refusal.code)
+            yield [_messages(talk, texts), gr.skip(), *_buttons(talk)]
             return
         async for step in self._answer(talk, texts, wishes, request):
             yield step
 
     async def _answer(
-        self, talk: Talk, texts: Texts, wishes: Sequence[Any], request: gr.Request
+        self, talk: Talk, texts: Texts, wishes: Wishes, request: gr.Request
     ) -> AsyncIterator[list[Any]]:
-        empty = {"text": "", "files": []}
-        yield [_messages(talk, texts), empty, *_buttons(running=True, any_=True)]
-        async for _ in self._talker.answer(_owner(request), talk, Wishes.of(*wishes)):
-            yield [_messages(talk, texts), gr.skip(), gr.skip(), gr.skip()]
-        yield [_messages(talk, texts), gr.skip(), *_buttons(running=False, any_=True)]
+        """Until the last question is answered, or there is another one."""
+        turn = talk.last
+        yield [_messages(talk, texts), {"text": "", "files": []}, *_buttons(talk, running=True)]
+        if talk.last is not turn:
+            return
+        async with aclosing(self._talker.answer(_owner(request), talk, wishes)) as steps:
+            async for _ in steps:
+                if talk.last is not turn:
+                    return
+                yield [_messages(talk, texts), gr.skip(), gr.skip(), gr.skip()]
+        yield [_messages(talk, texts), gr.skip(), *_buttons(talk)]
 
     def _stopped(self, talk: Talk, language: Language) -> list[Any]:
-        for turn in talk.turns:
-            if turn.state == "open":
-                turn.state = "stopped"
-        shown = _messages(talk, TEXTS[language])
-        return [shown, gr.skip(), *_buttons(running=False, any_=bool(talk.turns))]
+        talk.stop()
+        return [_messages(talk, TEXTS[language]), gr.skip(), *_buttons(talk)]
 
     def _cleared(self, talk: Talk) -> list[Any]:
         talk.turns.clear()
-        return [[], {"text": "", "files": []}, *_buttons(running=False, any_=False)]
+        return [[], {"text": "", "files": []}, *_buttons(talk)]
 
     def _add_recording(self, asked: dict[str, Any], recorded: str | None) -> dict[str, Any]:
         files = [*asked["files"], *([str(self._own(recorded))] if recorded else [])]
@@ -306,7 +316,7 @@ def _said(turn: Turn, texts: Texts) -> list[Any]:
         reason = f"{known} ({turn.note})" if known else turn.note
         notes = f"⚠️ **{_plain(texts.failed)}**: {_plain(reason)}"
         return [f"{answer}\n\n{notes}" if answer else notes]
-    note = {"stopped": texts.stopped, "cut": texts.cut}.get(turn.state)
+    note = {"stopped": texts.stopped, "cut": texts.cut, "late": texts.late}.get(turn.state)
     if turn.state == "open" and not answer:
         note = texts.reading
     text = " ".join([*([answer] if answer else []), *([f"*({_plain(note)})*"] if note else [])])
@@ -319,9 +329,9 @@ def _plain(text: str) -> str:
     return _FIRST_MARKS.sub(r"\1\\\2", _MARKS.sub(r"\\\1", text.strip()))
 
 
-def _buttons(*, running: bool, any_: bool) -> list[Any]:
+def _buttons(talk: Talk, *, running: bool = False) -> list[Any]:
     """Stop and retry."""
-    return [gr.update(interactive=running), gr.update(interactive=any_ and not running)]
+    return [gr.update(interactive=running), gr.update(interactive=talk.repeats and not running)]
 
 
 def _title(texts: Texts) -> str:

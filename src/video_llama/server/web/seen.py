@@ -1,14 +1,45 @@
 """What stands under an answer: which streams were used, the frames with their times, the mel."""
 
-from collections.abc import Sequence
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from html import escape
 
-from video_llama.answer import MediaUse
+from video_llama.answer import MediaUse, sound_warning
 from video_llama.attachment import ReadMedium
 from video_llama.processing.processor import VideoLlamaProcessor
 from video_llama.server.web.conversation import Seen
 from video_llama.server.web.pictures import frame_pictures, mel_picture
 from video_llama.server.web.texts import Texts
+
+_MOST_KEPT = 64  # media; one has about 10 kB a frame
+
+
+class SeenMedia:
+    """What was seen of media of late: the same bytes, read in the same way, look the same again.
+
+    May be used by several threads.
+    """
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[Hashable, Seen] = OrderedDict()  # used last comes last
+        self._lock = threading.Lock()
+
+    def find(self, key: Hashable, name: str) -> Seen | None:
+        """Under the name that it came with this time; None if it is not known."""
+        with self._lock:
+            if key not in self._known:
+                return None
+            self._known.move_to_end(key)
+            return replace(self._known[key], name=name)
+
+    def keep(self, key: Hashable, seen: Seen) -> None:
+        """For the next time."""
+        with self._lock:
+            self._known[key] = seen
+            if len(self._known) > _MOST_KEPT:
+                self._known.popitem(last=False)
 
 
 def see(
@@ -21,7 +52,9 @@ def see(
     if medium.frames is not None:
         frames = frame_pictures(medium.frames, processor.image_mean, processor.image_std)
     mel = None if medium.clips is None else mel_picture(medium.clips)
-    return Seen(name, use, medium.part.times, tuple(frames), mel)
+    # Of a sound that is not used the page has words of its own, in its language.
+    warnings = tuple(words for words in medium.warnings if words != sound_warning(use))
+    return Seen(name, use, medium.part.times, tuple(frames), mel, warnings)
 
 
 def seen_html(seen: Sequence[Seen], texts: Texts) -> str:
@@ -55,7 +88,8 @@ def _medium(seen: Seen, texts: Texts) -> str:
             f'<figure class="mel"><img src="{seen.mel}" alt="{words}">'
             f"<figcaption>{words}</figcaption></figure>"
         )
-    return f'<div class="medium"><p>{" · ".join(facts)}</p>{strip}{mel}</div>'
+    warnings = "".join(f'<p class="warning">⚠️ {escape(words)}</p>' for words in seen.warnings)
+    return f'<div class="medium"><p>{" · ".join(facts)}</p>{warnings}{strip}{mel}</div>'
 
 
 def _streams(use: MediaUse, texts: Texts) -> list[tuple[str, str]]:

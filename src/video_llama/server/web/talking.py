@@ -5,23 +5,30 @@ decoders, and the question takes one of the server's places.
 """
 
 import asyncio
+import hashlib
+import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from video_llama.engine.request import Finished
+from video_llama.answer import MediaUse
+from video_llama.engine.request import EndReason, Finished
+from video_llama.errors import VideoLlamaError
 from video_llama.processing.processor import VideoLlamaProcessor
 from video_llama.server.files import FileStore
 from video_llama.server.metrics import GONE
-from video_llama.server.refusal import Refusal
+from video_llama.server.refusal import Refusal, fault, overdue, refusal_of
 from video_llama.server.serving import Look, Reply, Serving
-from video_llama.server.web.conversation import Medium, Seen, Talk, Turn, Wishes
-from video_llama.server.web.seen import see
+from video_llama.server.web.conversation import Medium, Seen, State, Talk, Turn, Wishes
+from video_llama.server.web.seen import SeenMedia, see
 
+_LOG = logging.getLogger("video_llama.server")
 _PAUSE = 0.08  # seconds between two looks at an answer: more than eyes can follow
+_ENDS: dict[EndReason, State] = {"length": "cut", "deadline": "late"}
 
 
 class Talker:
@@ -37,19 +44,24 @@ class Talker:
         self.files = files
         self._serving = serving
         self._processor = processor
+        self._seen = SeenMedia()
 
     async def take(self, owner: str, paths: Sequence[Path]) -> tuple[Medium, ...]:
         """Uploaded files, as media of a conversation.
 
         Raises:
-            Refusal: there is no room, or one is too large or empty.
+            Refusal: there is no room, one is too large or empty, or a fault, which is logged.
         """
-        return tuple([await asyncio.to_thread(self._take, owner, path) for path in paths])
+        try:
+            return tuple([await asyncio.to_thread(self._take, owner, path) for path in paths])
+        except Exception as error:  # noqa: BLE001 (told without its words, and logged)
+            raise _refusal(error) from None
 
     def _take(self, owner: str, path: Path) -> Medium:
         with path.open("rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
             stored = self.files.add(owner, content, path.name, "user_data")
-        return Medium(stored.id, path.name, str(path))
+        return Medium(stored.id, path.name, str(path), digest)
 
     async def answer(self, owner: str, talk: Talk, wishes: Wishes) -> AsyncGenerator[None]:
         """Answer the last question of a conversation; a step whenever there is more to see.
@@ -66,12 +78,10 @@ class Talker:
         except (asyncio.CancelledError, GeneratorExit):
             status = GONE
             raise
-        except Refusal as refusal:
+        except Exception as error:  # noqa: BLE001 (told without its words, and logged)
+            refusal = _refusal(error)
             status = refusal.status
             turn.fail(refusal.message, refusal.code)
-        except ValidationError as error:
-            status = 400
-            turn.fail(error.errors()[0]["msg"])
         finally:
             if turn.state == "open":
                 turn.state = "stopped"
@@ -79,32 +89,72 @@ class Talker:
         yield
 
     async def _answer(self, owner: str, talk: Talk, wishes: Wishes) -> AsyncGenerator[None]:
-        turn, look = talk.turns[-1], Look(talk.new_media())
+        # All of it now: while it is answered, the conversation may get another question.
+        turn, looking = talk.turns[-1], self._look(talk, wishes)
         request = talk.request(self._serving.policy.name, wishes)
-        reply = await self._serving.begin(request, owner, look)
+        reply = await self._serving.begin(request, owner, looking.look)
         try:
-            turn.warnings = reply.warnings
-            turn.seen = await asyncio.to_thread(self._see, talk, reply, look)
+            turn.seen = await asyncio.to_thread(self._see, looking, reply.uses)
             yield
             async for _ in _said(reply, turn):
                 yield
         finally:
             reply.close()
 
-    def _see(self, talk: Talk, reply: Reply, look: Look) -> tuple[Seen, ...]:
-        return tuple(
-            see(medium.name, use, look.found.get(number), self._processor)
-            for number, (medium, use) in enumerate(zip(talk.media(), reply.uses, strict=True))
-        )
+    def _look(self, talk: Talk, wishes: Wishes) -> "_Looking":
+        media = talk.media()
+        keys = [(medium.digest, wishes.frames, wishes.sound) for medium in media]
+        known = {
+            number: found
+            for number in talk.new_media()
+            if (found := self._seen.find(keys[number], media[number].name)) is not None
+        }
+        return _Looking(media, keys, known, Look(talk.new_media() - known.keys()))
+
+    def _see(self, looking: "_Looking", uses: Sequence[MediaUse]) -> tuple[Seen, ...]:
+        found = []
+        for number, (medium, use) in enumerate(zip(looking.media, uses, strict=True)):
+            seen = looking.known.get(number)
+            if seen is None:
+                seen = see(medium.name, use, looking.look.found.get(number), self._processor)
+            if number in looking.look.found:
+                self._seen.keep(looking.keys[number], seen)
+            found.append(seen)
+        return tuple(found)
+
+
+@dataclass(frozen=True)
+class _Looking:
+    """The media of a request, what of the new ones was seen before, and a look at the others.
+
+    `keys` say what a medium is and how it is read.
+    """
+
+    media: Sequence[Medium]
+    keys: Sequence[Hashable]
+    known: dict[int, Seen]
+    look: Look
 
 
 async def _said(reply: Reply, turn: Turn) -> AsyncIterator[None]:
     shown = 0.0
     async for _, event in reply.events():
         if isinstance(event, Finished):
-            turn.state = "cut" if event.reason in ("length", "deadline") else "answered"
+            if event.reason == "deadline" and not turn.answer:
+                raise overdue()
+            turn.state = _ENDS.get(event.reason, "answered")
             return
         turn.answer += event.text
         if time.monotonic() > shown + _PAUSE:
             yield
             shown = time.monotonic()
+
+
+def _refusal(error: Exception) -> Refusal:
+    """What a person is told of an error. What should not happen is told to the log alone."""
+    if isinstance(error, VideoLlamaError):
+        return refusal_of(error)
+    if isinstance(error, ValidationError):
+        return Refusal(400, error.errors()[0]["msg"], code="invalid_value")
+    _LOG.error("a fault in the page", exc_info=error)
+    return fault()

@@ -26,13 +26,11 @@ class Texts:
     conversation: str
     welcome: str
     ask: str
-    record: str
     camera: str
     take: str
     stop: str
     retry: str
     clear: str
-    samples: str
     sample_questions: tuple[str, ...]
     options: str
     temperature: str
@@ -46,6 +44,7 @@ class Texts:
     reading: str
     stopped: str
     cut: str
+    late: str
     failed: str
     lost: str
     no_question: str
@@ -67,13 +66,11 @@ TEXTS: dict[Language, Texts] = {
         conversation="Conversation",
         welcome="Add media below, or begin with a sample.",
         ask="Ask about your media",
-        record="Record",
         camera="Camera, with sound",
         take="Add to the question",
         stop="Stop",
         retry="Retry",
         clear="New conversation",
-        samples="Samples",
         sample_questions=(
             "What do you see and what do you hear?",
             "Which way does the dog move?",
@@ -92,6 +89,7 @@ TEXTS: dict[Language, Texts] = {
         reading="Reading the media …",
         stopped="stopped",
         cut="cut off: the longest answer was reached",
+        late="cut off: the time for an answer was over",
         failed="This did not work",
         lost="There is no question to ask again.",
         no_question="Type a question about the media.",
@@ -119,13 +117,11 @@ TEXTS: dict[Language, Texts] = {
         conversation="Разговор",
         welcome="Добавьте файл внизу или начните с примера.",
         ask="Вопрос о файлах",
-        record="Запись",
         camera="Камера со звуком",
         take="Добавить к вопросу",
         stop="Стоп",
         retry="Ещё раз",
         clear="Новый разговор",
-        samples="Примеры",
         sample_questions=(
             "What do you see and what do you hear?",
             "Which way does the dog move?",
@@ -144,6 +140,7 @@ TEXTS: dict[Language, Texts] = {
         reading="Читаю файлы …",
         stopped="остановлено",
         cut="оборвано: достигнута наибольшая длина ответа",
+        late="оборвано: время ответа вышло",
         failed="Не получилось",
         lost="Нет вопроса, который можно повторить.",
         no_question="Напишите вопрос о файлах.",
@@ -173,6 +170,7 @@ TEXTS: dict[Language, Texts] = {
             "too_many_media": "в разговоре слишком много файлов",
             "context_length_exceeded": "разговор стал слишком длинным, начните новый",
             "queue_full": "сервер занят, попробуйте чуть позже",
+            "overdue": "ответ не успел начаться, попробуйте чуть позже",
             "storage_full": "на сервере нет места для файлов, попробуйте позже",
             "shutting_down": "сервер останавливается",
             "fault": "ошибка на сервере",
@@ -184,13 +182,11 @@ TEXTS: dict[Language, Texts] = {
         conversation="对话",
         welcome="在下方添加文件，或从示例开始。",
         ask="就这些文件提问",
-        record="录制",
         camera="摄像头（含声音）",
         take="加入问题",
         stop="停止",
         retry="重试",
         clear="新对话",
-        samples="示例",
         sample_questions=(
             "你看到什么，听到什么？",
             "狗往哪边移动？",
@@ -209,6 +205,7 @@ TEXTS: dict[Language, Texts] = {
         reading="正在读取媒体……",
         stopped="已停止",
         cut="已截断：达到最长回答",
+        late="已截断：回答时间已到",
         failed="没有成功",
         lost="没有可以重试的问题。",
         no_question="请输入关于文件的问题。",
@@ -238,6 +235,7 @@ TEXTS: dict[Language, Texts] = {
             "too_many_media": "对话中的文件太多",
             "context_length_exceeded": "对话太长，请开始新对话",
             "queue_full": "服务器繁忙，请稍后再试",
+            "overdue": "回答未能及时开始，请稍后再试",
             "storage_full": "服务器没有存放文件的空间，请稍后再试",
             "shutting_down": "服务器正在关闭",
             "fault": "服务器出错",
