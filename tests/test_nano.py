@@ -66,11 +66,18 @@ def share_right(answers: list[dict[str, Any]], words: tuple[str, ...]) -> float:
     return sum(answer["right"] for answer in asked) / len(asked)
 
 
-# Some points below the model card (0.91, 0.90, 0.98, 0.93, 1.00), for fewer scenes scatter more;
-# chance is 0.02, 0.12, 0.13, 0.38, 0.08.
+# Some points below the model card (0.92, 0.92, 0.97, 0.95, 1.00, 0.92), for fewer scenes scatter more;
+# chance is 0.02, 0.12, 0.13, 0.38, 0.08, 0.37.
 @pytest.mark.parametrize(
     ("kind", "least"),
-    [("object", 0.86), ("colour", 0.85), ("motion", 0.94), ("count", 0.88), ("sound", 0.95)],
+    [
+        ("object", 0.86),
+        ("colour", 0.86),
+        ("motion", 0.92),
+        ("count", 0.88),
+        ("sound", 0.95),
+        ("match", 0.80),
+    ],
 )
 def test_held_out_scenes(answers: list[dict[str, Any]], kind: str, least: float) -> None:
     assert share_right(answers, (kind,)) >= least
