@@ -332,7 +332,10 @@ def main() -> None:
     parser.add_argument("--conversations", type=int, default=64)
     parser.add_argument("--clips", type=int, default=200, help="different ones")
     parser.add_argument("--kill-every", type=float, default=20, help="seconds between decoders")
-    json.dump(run(parser.parse_args()), sys.stdout, indent=1)
+    given = parser.parse_args()
+    if given.minutes * 60 <= SETTLING:
+        parser.error(f"--minutes: memory is looked at after {SETTLING / 60:g} of them; give more")
+    json.dump(run(given), sys.stdout, indent=1)
     print()
 
 
