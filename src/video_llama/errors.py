@@ -19,6 +19,10 @@ VideoLlamaError                  anything a user can put right; a command prints
 Absent sound is a value, never an error; sound that fails to decode is an error, never a value.
 """
 
+import errno
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of an OSError: there is no room
+
 
 class VideoLlamaError(Exception):
     """Base of every error a user can put right."""

@@ -186,12 +186,18 @@ def test_a_conversation(site, visit, clip_path, tmp_path):
     expect(page.locator("#retry")).to_be_disabled()
 
 
-@needs_browser
-def test_an_answer_comes_bit_by_bit_and_can_be_stopped(site, visit, monkeypatch, eventually):
+def ask_and_hold(site, visit, monkeypatch):
+    """Someone who has asked, and what lets tokens of the answer come."""
     visitor = visit(site.url).open()
     let = site.hold(monkeypatch)
     visitor.ask("What?")
     expect(visitor.page.locator("#stop")).to_be_enabled(timeout=WAIT)
+    return visitor, let
+
+
+@needs_browser
+def test_an_answer_comes_bit_by_bit_and_can_be_stopped(site, visit, monkeypatch, eventually):
+    visitor, let = ask_and_hold(site, visit, monkeypatch)
     expect(visitor.answers).to_have_count(1, timeout=WAIT)
     for _ in range(4):
         before = visitor.answers.last.text_content() or ""
@@ -210,10 +216,7 @@ def test_an_answer_comes_bit_by_bit_and_can_be_stopped(site, visit, monkeypatch,
 
 @needs_browser
 def test_a_sample_ends_what_is_being_answered(site, visit, monkeypatch, eventually):
-    visitor = visit(site.url).open()
-    let = site.hold(monkeypatch)
-    visitor.ask("What?")
-    expect(visitor.page.locator("#stop")).to_be_enabled(timeout=WAIT)
+    visitor, let = ask_and_hold(site, visit, monkeypatch)
     eventually(lambda: site.running() == 1)
     visitor.page.locator("#samples button").last.click()
     question = visitor.page.locator("#conversation .user-row")

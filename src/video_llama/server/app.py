@@ -16,7 +16,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from video_llama.server.files import FULL, FileStore, StoredFile
+from video_llama.errors import FULL_DISK
+from video_llama.server.files import FileStore, StoredFile
 from video_llama.server.guard import Guard, GuardPolicy, RefusedBody
 from video_llama.server.metrics import CHAT, CONTENT_TYPE, GONE, Counted
 from video_llama.server.protocol import (
@@ -219,7 +220,7 @@ def _add_handlers(app: FastAPI) -> None:
             return await refused(_, error.refusal)
         if isinstance(error.__cause__, ClientDisconnect):
             return Response(status_code=GONE)
-        if isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL_DISK:
             return await refused(_, disk_full())  # uploads go to the disk while they arrive
         words = {
             404: "there is nothing at this address",

@@ -5,7 +5,6 @@ and never becomes a path.
 """
 
 import contextlib
-import errno
 import secrets
 import shutil
 import threading
@@ -15,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from video_llama.errors import MediaNotFoundError
+from video_llama.errors import FULL_DISK, MediaNotFoundError
 from video_llama.media.limits import Limits
 from video_llama.server.folders import TemporaryFolder
 from video_llama.server.refusal import Refusal, disk_full, storage_full, too_large
 
 FILE_PREFIX = "file-"
-FULL = (errno.ENOSPC, errno.EDQUOT)  # errors of a disk without room
 _FOLDER = "video-llama-files-"
 _CHUNK = 1 << 20
 
@@ -97,7 +95,7 @@ class FileStore:
                 shutil.copyfileobj(content, file, _CHUNK)
         except OSError as error:
             self._path(identifier).unlink(missing_ok=True)
-            if error.errno in FULL:
+            if error.errno in FULL_DISK:
                 raise disk_full() from None
             raise
         finally:

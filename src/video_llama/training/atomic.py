@@ -4,7 +4,6 @@ Something is written under another name, brought to the disk, and renamed.
 """
 
 import contextlib
-import errno
 import os
 import shutil
 import uuid
@@ -13,10 +12,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from video_llama.errors import TrainingError
+from video_llama.errors import FULL_DISK, TrainingError
 
 HALF_WRITTEN = ".writing-"  # how the other name begins
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
@@ -30,7 +28,7 @@ def writing(what: str, kept: str = "what was written before stays usable") -> It
         yield
     except (OSError, SafetensorError) as error:
         number = getattr(error, "errno", None)
-        full = number in FULL or any(os.strerror(one) in str(error) for one in FULL)
+        full = number in FULL_DISK or any(os.strerror(one) in str(error) for one in FULL_DISK)
         reason = getattr(error, "strerror", None) or str(error)
         hint = "make room and start again" if full else "start again once that is put right"
         raise TrainingError(f"{what} could not be written: {reason}; {kept}, {hint}") from error
