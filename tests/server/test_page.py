@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from video_llama.server.guard import GuardPolicy
 
-pytest.importorskip("gradio", reason="the page needs gradio: pip install 'video-llama[web]'")
+gr = pytest.importorskip("gradio", reason="the page needs gradio: pip install 'video-llama[web]'")
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed: pip install playwright"
 )
@@ -249,6 +250,27 @@ def test_the_language_is_the_browsers_and_can_be_changed(site, visit, tmp_path):
     visitor.done()
     expect(visitor.answers.last).to_contain_text("Не получилось: такие файлы здесь не читаются")
     assert not visitor.asked_elsewhere()
+
+
+@needs_browser
+def test_who_asks_before_the_page_has_its_words_keeps_the_answer(start, visit, monkeypatch):
+    from video_llama.server.web.page import Page
+
+    greets, asked = Page._greet, threading.Event()
+
+    def late(self, request: gr.Request):
+        asked.wait(WAIT / 1000)
+        return greets(self, request)
+
+    monkeypatch.setattr(Page, "_greet", late)
+    visitor = visit(start(page=True).url, "zh-CN").open()
+    visitor.ask("What?")
+    expect(visitor.answers).to_have_count(1, timeout=WAIT)
+    visitor.done()
+    asked.set()
+    expect(visitor.page.locator("#stop")).to_have_text("停止", timeout=WAIT)
+    visitor.page.wait_for_timeout(300)
+    expect(visitor.answers).to_have_count(1)
 
 
 @needs_browser

@@ -260,17 +260,18 @@ class Page:
     # In which language
 
     def _greet(self, request: gr.Request) -> list[Any]:
-        return self._names(language_of(request.headers.get("accept-language")), [])
+        # The conversation is left as it is: whoever was quick has asked already.
+        return self._names(language_of(request.headers.get("accept-language")))
 
     def _rename(self, language: Language, talk: Talk) -> list[Any]:
-        return self._names(language, _messages(talk, TEXTS[language]))
+        return self._names(language, value=_messages(talk, TEXTS[language]))
 
-    def _names(self, language: Language, messages: list[Any]) -> list[Any]:
+    def _names(self, language: Language, **conversation: Any) -> list[Any]:
         texts = TEXTS[language]
         return [
             gr.update(value=_title(texts)),
             gr.update(value=language, label=texts.language),
-            gr.update(value=messages, label=texts.conversation, placeholder=texts.welcome),
+            gr.update(label=texts.conversation, placeholder=texts.welcome, **conversation),
             gr.update(placeholder=texts.ask),
             gr.update(value=texts.stop),
             gr.update(value=texts.retry),
