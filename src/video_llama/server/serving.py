@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from video_llama.answer import MediaUse
 from video_llama.attachment import Attachment, MediaOptions, ReadMedium
@@ -29,7 +29,8 @@ from video_llama.server.asking import Conversation, MediaRef, read_messages
 from video_llama.server.decoding import Cancelled, DecodingPool
 from video_llama.server.gate import MediaGate, Opened
 from video_llama.server.metrics import Metrics
-from video_llama.server.protocol import ChatRequest, MediaReading, ProcessorOptions
+from video_llama.server.options import check_fields, generation_options, reading_options
+from video_llama.server.protocol import ChatRequest
 from video_llama.server.refusal import (
     Refusal,
     busy,
@@ -275,7 +276,7 @@ class Serving:
         if request.model != self.policy.name:
             words = f"there is no such model here; there is {self.policy.name!r}"
             raise Refusal(404, words, code="model_not_found", param="model")
-        _check_fields(request)
+        check_fields(request)
         conversation = read_messages(request.messages)
         if len(conversation.media) > self.policy.media:
             words = f"a conversation may have {self.policy.media} media at most"
@@ -409,49 +410,6 @@ class Serving:
                 logprobs=(request.top_logprobs or 0) if request.logprobs else None,
             )
         )
-
-
-def generation_options(request: ChatRequest) -> GenerationOptions:
-    """How a request wants its answer chosen; without a word of it, the likeliest one."""
-    stop = request.stop or ()
-    given: dict[str, Any] = {
-        "max_new_tokens": request.max_completion_tokens or request.max_tokens,
-        "temperature": request.temperature,
-        "top_p": request.top_p,
-        "top_k": max(request.top_k or 0, 0),  # -1 is vLLM's word for off
-        "repetition_penalty": request.repetition_penalty,
-        "seed": None if request.seed is None else request.seed % 2**63,
-        "stop": (stop,) if isinstance(stop, str) else tuple(stop),
-    }
-    return GenerationOptions(**{name: value for name, value in given.items() if value is not None})
-
-
-def reading_options(request: ChatRequest, reference: MediaRef, opened: Opened) -> MediaOptions:
-    """How a request wants a medium read. A part named for one sense is for that one."""
-    video = (request.media_io_kwargs or MediaReading()).video
-    sound = (request.mm_processor_kwargs or ProcessorOptions()).use_audio_in_video
-    most = opened.limits.frames
-    return MediaOptions(
-        num_frames=video.num_frames or (most if video.fps else None),
-        fps=video.fps,
-        with_picture=reference.kind != "audio",
-        with_sound=reference.kind in ("audio", "file") or (sound and reference.kind == "video"),
-        limits=opened.limits,
-    )
-
-
-def _check_fields(request: ChatRequest) -> None:
-    """Fields that need each other, or exclude each other."""
-
-    def refuse(words: str, param: str) -> Refusal:
-        return Refusal(400, words, code="invalid_value", param=param)
-
-    if request.top_logprobs is not None and not request.logprobs:
-        raise refuse("top_logprobs goes with logprobs: true", "top_logprobs")
-    if request.stream_options is not None and not request.stream:
-        raise refuse("stream_options goes with stream: true", "stream_options")
-    if request.max_tokens is not None and request.max_completion_tokens is not None:
-        raise refuse("give max_completion_tokens or max_tokens, not both", "max_tokens")
 
 
 async def _in_thread(threads: ThreadPoolExecutor, work: Callable[[], _T]) -> _T:
