@@ -10,7 +10,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from recipes.nano.loop import DEVICE, batches, products, save, train
+from recipes.nano.loop import (
+    DEVICE,
+    batches,
+    mixed_precision,
+    products,
+    save,
+    save_array,
+    train,
+)
 from recipes.nano.material import Material
 from recipes.nano.pictures import PhotographBatches, flat_frames, jitter, lone_things
 from recipes.nano.render import THING_IDS, pixels, recorded_thing, render, sound_thing
@@ -92,21 +100,29 @@ def train_imagebind_pictures(model: VideoLlamaForConditionalGeneration, material
 def picture_embeddings(side: nn.Module, material: Material) -> tuple[torch.Tensor, torch.Tensor]:
     """Of lone drawn things and of photographs of what may be heard, by the frozen picture side.
 
-    Unit embeddings (N, E) and things (N,), on the CPU.
+    Unit embeddings (N, E) and things (N,), on the CPU; computed once.
     """
+    paths = [material.work / f"audible_{name}.npy" for name in ("embeddings", "things")]
+    if all(path.is_file() for path in paths):
+        z, labels = (torch.from_numpy(np.load(path)) for path in paths)
+        return z, labels
     frames, facts, _ = flat_frames(material)
     audible = [THING_IDS[name] for name in material.audible]
     alone = lone_things(facts)
     alone = alone[np.isin(facts[alone, 0], audible)]
     parts = np.array_split(alone, len(alone) // 256 + 1)
     things = [torch.from_numpy(np.array(facts[alone, 0])).long()]
-    z = torch.cat([F.normalize(side(pixels(frames[part])), dim=-1).cpu() for part in parts])
+    with mixed_precision():
+        seen = [side(pixels(frames[part])).float().cpu() for part in parts]
     if material.folder:
         real = PhotographBatches(material, material.audible, SEED + 5)
-        more, labels = real.encoded(side, SHOWN_PHOTOGRAPHS)
-        z = torch.cat([z, F.normalize(torch.from_numpy(more).float(), dim=-1)])
-        things.append(torch.from_numpy(labels))
-    return z, torch.cat(things)
+        more, shown = real.encoded(side, SHOWN_PHOTOGRAPHS)
+        seen.append(torch.from_numpy(more).float())
+        things.append(torch.from_numpy(shown))
+    z, labels = F.normalize(torch.cat(seen), dim=-1), torch.cat(things)
+    for path, array in zip(paths, (z, labels), strict=True):
+        save_array(path, array.numpy())
+    return z, labels
 
 
 def heard_sounds(material: Material) -> tuple[list[np.ndarray], torch.Tensor]:

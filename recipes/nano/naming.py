@@ -18,9 +18,9 @@ from recipes.nano.settings import IMAGE_SIZE, SEED, WIDTH
 from video_llama.data.world.things import NAMED
 from video_llama.models import VideoLlamaForConditionalGeneration
 
-STEPS = 7000
+STEPS = 5600
 DRAWN_STEPS = 1500  # where there are no photographs
-BATCH, DRAWN = 96, 32  # pictures, and how many of them are frames of scenes beside photographs
+BATCH, DRAWN = 160, 32  # pictures, and how many of them are frames of scenes beside photographs
 SMALL = 3 * IMAGE_SIZE // 4  # pixels
 
 
@@ -43,7 +43,7 @@ def train_naming(model: VideoLlamaForConditionalGeneration, material: Material) 
         if real:
             photographed, labels = real.draw(BATCH - drawn, SMALL)
             x, things = torch.cat([x, photographed]), torch.cat([things, labels])
-        states = small_states(encoder, x)
+        states = small_states(encoder, x.contiguous(memory_format=torch.channels_last))
         logits = heads[0](states[:, 1:].mean(1))
         loss = F.cross_entropy(logits, things, label_smoothing=0.05)
         loss = loss + 0.5 * F.cross_entropy(heads[1](states[:, 0]), things, label_smoothing=0.05)

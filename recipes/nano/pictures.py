@@ -35,8 +35,8 @@ def jitter(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return x * contrast + light + 0.03 * normal(x.shape, generator)
 
 
-def loosen(x: torch.Tensor, size: int, generator: torch.Generator) -> torch.Tensor:
-    """Photographs (B, 3, H, W) cropped, mirrored, tinted and partly covered: (B, 3, size, size)."""
+def crop(x: torch.Tensor, size: int, generator: torch.Generator) -> torch.Tensor:
+    """Photographs (B, 3, H, W) cropped, mirrored, of a little other light: (B, 3, size, size)."""
     count = len(x)
     share = (0.5 + 0.5 * uniform((count,), generator)).sqrt()
     aspect = (0.28 * (uniform((count,), generator) - 0.5)).exp()
@@ -48,8 +48,15 @@ def loosen(x: torch.Tensor, size: int, generator: torch.Generator) -> torch.Tens
     theta[:, 1, 2] = (1 - height) * (2 * uniform((count,), generator) - 1)
     grid = F.affine_grid(theta, [count, 3, size, size], align_corners=False)
     x = F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
+    one = (count, 1, 1, 1)
+    return x * (1 + 0.1 * normal(one, generator)) + 0.1 * normal(one, generator)
+
+
+def loosen(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Photographs (B, 3, S, S) tinted, some grey or partly covered."""
+    count, size = len(x), x.shape[-1]
     one, three = (count, 1, 1, 1), (count, 3, 1, 1)
-    x = x * (1 + 0.25 * normal(one, generator)) + 0.25 * normal(one, generator)
+    x = x * (1 + 0.22 * normal(one, generator)) + 0.22 * normal(one, generator)
     x = x + 0.12 * normal(three, generator)
     grey = x.mean(1, keepdim=True)
     x = torch.where(uniform(one, generator) < 0.1, grey, x)
@@ -77,10 +84,10 @@ class PhotographBatches:
         self.generator = torch.Generator().manual_seed(seed)
 
     def draw(self, count: int, size: int = IMAGE_SIZE) -> tuple[torch.Tensor, torch.Tensor]:
-        """Loosened pixels (count, 3, size, size) and things (count,)."""
+        """Cropped pixels (count, 3, size, size) and things (count,)."""
         chosen = torch.multinomial(self.weights, count, generator=self.generator).sort().values
         index = self.index[chosen.numpy()]
-        x = loosen(pixels(self.photographs.pixels[index]), size, self.generator)
+        x = crop(pixels(self.photographs.pixels[index]), size, self.generator)
         return x, torch.from_numpy(self.photographs.labels[index].astype(np.int64)).to(DEVICE)
 
     @torch.no_grad()
@@ -89,15 +96,16 @@ class PhotographBatches:
     ) -> tuple[np.ndarray, np.ndarray]:
         """What a frozen encoder says of about `count` of them, in half precision, and their things.
 
-        They are loosened here too: of a photograph as it is, an encoder that has learnt it is
-        surer than it will ever be of a new one.
+        They are loosened: of a photograph as it is, an encoder that has learnt it is surer than it
+        will ever be of a new one.
         """
         states, labels = [], []
         at_once = min(ENCODED, len(self.index))
         with mixed_precision():
             for _ in range(count // at_once):
                 x, things = self.draw(at_once)
-                states.append(encoder(x).float().cpu().numpy().astype(np.float16))
+                encoded = encoder(loosen(x, self.generator)).float()
+                states.append(encoded.cpu().numpy().astype(np.float16))
                 labels.append(things.cpu().numpy())
         return np.concatenate(states), np.concatenate(labels)
 

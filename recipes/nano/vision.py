@@ -40,7 +40,7 @@ class Round:
     mosaics: int = 0
 
 
-ROUNDS = (Round(4000, 1e-3, 32, 16, 16, 8), Round(2400, 5e-4, 48, 16, 16))
+ROUNDS = (Round(4000, 1e-3, 32, 20, 32, 4), Round(2400, 5e-4, 40, 20, 32))
 DRAWN_ROUNDS = (Round(2500, 1e-3, 64),)  # where there are no photographs
 
 

@@ -22,7 +22,7 @@ from recipes.nano.branches import pictures_to_hear, train_audio_branch
 from recipes.nano.build import new_model, new_processor
 from recipes.nano.joint_space import heard_sounds, mel_batch
 from recipes.nano.language import load_language
-from recipes.nano.loop import DEVICE, load
+from recipes.nano.loop import DEVICE, load, mixed_precision
 from recipes.nano.material import Material
 from recipes.nano.vision import load_vision
 from video_llama.models import VideoLlamaForConditionalGeneration
@@ -84,12 +84,12 @@ def sounds_to_hear(
     imagebind = model.audio_branch.imagebind.eval()
     mels, heard = heard_sounds(material)
     chosen = torch.linspace(0, len(heard) - 1, min(SOUNDS, len(heard))).long()
-    z = torch.cat(
-        [
-            F.normalize(imagebind.audio(mel_batch(mels, part).to(DEVICE)), dim=-1).cpu()
+    with mixed_precision():
+        parts = [
+            imagebind.audio(mel_batch(mels, part).to(DEVICE)).float().cpu()
             for part in chosen.split(64)
         ]
-    )
+    z = F.normalize(torch.cat(parts), dim=-1)
     centred = F.normalize(z - imagebind.audio.mean.cpu(), dim=-1)
     return centred * z.shape[-1] ** 0.5, heard[chosen]
 
