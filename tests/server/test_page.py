@@ -88,7 +88,12 @@ class Visitor:
 
     def open(self) -> "Visitor":
         self.page.goto(self.url, timeout=WAIT)
+        return self.ready()
+
+    def ready(self) -> "Visitor":
         self.page.locator("#question textarea").wait_for()
+        # Gradio forgets what is typed in the moment in which the page gets its words.
+        self.page.wait_for_timeout(1000)
         return self
 
     def ask(self, question: str, *files: Path) -> None:
@@ -284,8 +289,7 @@ def test_a_person_with_a_key(start, visit):
     expect(page.locator("p")).to_have_text("This is not a key of this server.")
     page.locator("#key").fill(KEY)
     page.locator("button").click()
-    page.locator("#question textarea").wait_for()
-    visitor.ask("What?")
+    visitor.ready().ask("What?")
     expect(visitor.answers).to_have_count(1, timeout=WAIT)
     visitor.done()
     assert not visitor.asked_elsewhere()
