@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from recipes.nano.joint_space import SHOWN_PHOTOGRAPHS, picture_embeddings
 from recipes.nano.language import blurred
-from recipes.nano.loop import DEVICE, batches, mixed_precision, normal, save_array, train
+from recipes.nano.loop import DEVICE, batches, kept_arrays, mixed_precision, normal, train
 from recipes.nano.material import Material
 from recipes.nano.pictures import PhotographBatches, flat_frames
 from recipes.nano.render import clip_scene, pixels, render
@@ -98,14 +98,14 @@ def encode(
     frames: np.ndarray, encoder: Callable[[torch.Tensor], torch.Tensor], path: Path
 ) -> np.ndarray:
     """What a frozen encoder says of frames (N, S, S, 3), computed once: half precision (N, ...)."""
-    if not path.is_file():
+
+    def states() -> list[np.ndarray]:
         with mixed_precision():
-            parts = [
-                encoder(pixels(frames[i : i + 256])).float().cpu().numpy().astype(np.float16)
-                for i in range(0, len(frames), 256)
-            ]
-        save_array(path, np.concatenate(parts))
-    return np.load(path)
+            starts = range(0, len(frames), 256)
+            parts = [encoder(pixels(frames[i : i + 256])).half().cpu() for i in starts]
+        return [torch.cat(parts).numpy()]
+
+    return kept_arrays([path], states)[0]
 
 
 class VisionData:
@@ -142,13 +142,8 @@ class VisionData:
     def photographs(self, branch: VisionBranch, material: Material) -> tuple[np.ndarray, ...]:
         """Frame states (N, Q, D) of loosened photographs and their things (N,), computed once."""
         paths = [material.work / f"photograph_{name}.npy" for name in ("states", "things")]
-        if not all(path.is_file() for path in paths):
-            drawn = PhotographBatches(material, material.things, SEED + 4)
-            for path, array in zip(
-                paths, drawn.encoded(branch.encode_frames, SHOWN_PHOTOGRAPHS), strict=True
-            ):
-                save_array(path, array)
-        return tuple(np.load(path) for path in paths)
+        drawn = PhotographBatches(material, material.things, SEED + 4)
+        return kept_arrays(paths, lambda: drawn.encoded(branch.encode_frames, SHOWN_PHOTOGRAPHS))
 
 
 def soft(states: np.ndarray, noise: float, generator: torch.Generator) -> torch.Tensor:

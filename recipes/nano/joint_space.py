@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from recipes.nano.loop import (
     DEVICE,
     batches,
+    kept_arrays,
     mixed_precision,
     products,
     save,
-    save_array,
     train,
 )
 from recipes.nano.material import Material
@@ -100,29 +100,27 @@ def train_imagebind_pictures(model: VideoLlamaForConditionalGeneration, material
 def picture_embeddings(side: nn.Module, material: Material) -> tuple[torch.Tensor, torch.Tensor]:
     """Of lone drawn things and of photographs of what may be heard, by the frozen picture side.
 
-    Unit embeddings (N, E) and things (N,), on the CPU; computed once.
+    Unit embeddings (N, E) and things (N,), on the CPU; computed once in a work folder.
     """
+
+    def embed() -> tuple[np.ndarray, np.ndarray]:
+        frames, facts, _ = flat_frames(material)
+        alone = lone_things(facts)
+        alone = alone[np.isin(facts[alone, 0], [THING_IDS[name] for name in material.audible])]
+        parts = np.array_split(alone, len(alone) // 256 + 1)
+        things = [np.array(facts[alone, 0]).astype(np.int64)]
+        with mixed_precision():
+            seen = [side(pixels(frames[part])).float().cpu().numpy() for part in parts]
+        if material.folder:
+            real = PhotographBatches(material, material.audible, SEED + 5)
+            more, shown = real.encoded(side, SHOWN_PHOTOGRAPHS)
+            seen.append(more.astype(np.float32))
+            things.append(shown)
+        return np.concatenate(seen), np.concatenate(things)
+
     paths = [material.work / f"audible_{name}.npy" for name in ("embeddings", "things")]
-    if all(path.is_file() for path in paths):
-        z, labels = (torch.from_numpy(np.load(path)) for path in paths)
-        return z, labels
-    frames, facts, _ = flat_frames(material)
-    audible = [THING_IDS[name] for name in material.audible]
-    alone = lone_things(facts)
-    alone = alone[np.isin(facts[alone, 0], audible)]
-    parts = np.array_split(alone, len(alone) // 256 + 1)
-    things = [torch.from_numpy(np.array(facts[alone, 0])).long()]
-    with mixed_precision():
-        seen = [side(pixels(frames[part])).float().cpu() for part in parts]
-    if material.folder:
-        real = PhotographBatches(material, material.audible, SEED + 5)
-        more, shown = real.encoded(side, SHOWN_PHOTOGRAPHS)
-        seen.append(torch.from_numpy(more).float())
-        things.append(torch.from_numpy(shown))
-    z, labels = F.normalize(torch.cat(seen), dim=-1), torch.cat(things)
-    for path, array in zip(paths, (z, labels), strict=True):
-        save_array(path, array.numpy())
-    return z, labels
+    z, things = kept_arrays(paths, embed)
+    return F.normalize(torch.from_numpy(z), dim=-1), torch.from_numpy(things)
 
 
 def heard_sounds(material: Material) -> tuple[list[np.ndarray], torch.Tensor]:

@@ -178,6 +178,16 @@ def save_array(path: Path, array: np.ndarray) -> None:
     part.rename(path)
 
 
+def kept_arrays(
+    paths: Sequence[Path], make: Callable[[], Sequence[np.ndarray]]
+) -> tuple[np.ndarray, ...]:
+    """What `make` gives, made and written (.npy) unless it was: one array for each path."""
+    if not all(path.is_file() for path in paths):
+        for path, array in zip(paths, make(), strict=True):
+            save_array(path, array)
+    return tuple(np.load(path) for path in paths)
+
+
 def save(folder: Path, name: str, module: nn.Module) -> None:
     """Write a step's weights under their final name only when complete."""
     part = folder / f"{name}.pt.part"

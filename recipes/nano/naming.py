@@ -19,8 +19,8 @@ from video_llama.data.world.things import NAMED
 from video_llama.models import VideoLlamaForConditionalGeneration
 
 STEPS = 5600
-DRAWN_STEPS = 1500  # where there are no photographs
 BATCH, DRAWN = 160, 32  # pictures, and how many of them are frames of scenes beside photographs
+DRAWN_STEPS, DRAWN_BATCH = 1500, 96  # where there are no photographs
 SMALL = 3 * IMAGE_SIZE // 4  # pixels
 
 
@@ -30,7 +30,7 @@ def train_naming(model: VideoLlamaForConditionalGeneration, material: Material) 
     frames, facts, _ = flat_frames(material)
     alone, shown = lone_things(facts), torch.from_numpy(np.array(facts[:, 0])).long()
     real = PhotographBatches(material, material.things, SEED) if material.folder else None
-    order = batches(len(alone), DRAWN if real else BATCH, SEED)
+    order = batches(len(alone), DRAWN if real else DRAWN_BATCH, SEED)
     generator = torch.Generator().manual_seed(SEED)
     heads = nn.ModuleList([nn.Linear(WIDTH, len(NAMED)) for _ in range(2)]).to(DEVICE)
     encoder.train()

@@ -169,6 +169,7 @@ def miniature(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(naming, "DRAWN_STEPS", 2)
     monkeypatch.setattr(naming, "BATCH", 24)
     monkeypatch.setattr(naming, "DRAWN", 8)
+    monkeypatch.setattr(naming, "DRAWN_BATCH", 24)
     rounds = (vision.Round(2, 1e-3, 16, 8, 4, 4), vision.Round(1, 5e-4, 16, 4, 4))
     monkeypatch.setattr(vision, "ROUNDS", rounds)
     monkeypatch.setattr(vision, "DRAWN_ROUNDS", (vision.Round(2, 1e-3, 16),))

@@ -92,7 +92,7 @@ class Visitor:
 
     def ready(self) -> "Visitor":
         self.page.locator("#question textarea").wait_for()
-        # Gradio forgets what is typed in the moment in which the page gets its words.
+        # In the first moment a question is now and then lost: gradio is still loading its parts.
         self.page.wait_for_timeout(1000)
         return self
 
