@@ -22,9 +22,11 @@ import json
 import random
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,7 @@ from transformers import (
 from video_llama.chat import VideoLlama
 from video_llama.engine.engine import Engine
 from video_llama.engine.fused import computing_type
+from video_llama.engine.own_thread import in_own_thread
 from video_llama.engine.request import Piece, Request
 from video_llama.generation import GenerationOptions
 
@@ -216,7 +219,11 @@ def measure(
     for turn in range(rounds + 1):  # the first turn warms up
         for name, way in ways.items():
             engine.forget()  # what an earlier round left is no one's gain
-            run = way()
+            # Nor is one way slowed by what another left: threads, of which OpenMP lets none wait
+            # awake when there are more than cores.
+            while any(thread.name == "engine" for thread in threading.enumerate()):
+                time.sleep(0.05)
+            run = in_own_thread(way)
             if turn:
                 runs[name].append(run)
     middle = {
@@ -330,20 +337,16 @@ def draw(report: dict[str, Any], path: Path) -> None:
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     before = circumstances()
-    model, assistant = load(arguments.model)
+    model, assistant = in_own_thread(lambda: load(arguments.model))
     counts = arguments.conversations
     engine = Engine(model, letters, slots=max(counts))
     results = {}
     for count in counts:
         for lengths in ("equal", "mixed"):
             for clip in ("own", "shared"):
-                prompts = make_prompts(
-                    model,
-                    count,
-                    arguments.prompt,
-                    arguments.answer,
-                    shared=clip == "shared",
-                    mixed=lengths == "mixed",
+                make = partial(make_prompts, model, count, arguments.prompt, arguments.answer)
+                prompts = in_own_thread(
+                    partial(make, shared=clip == "shared", mixed=lengths == "mixed")
                 )
                 found = measure(model, engine, prompts, arguments.rounds, arguments.alone)
                 results[f"{count} {clip} {lengths}"] = found

@@ -24,6 +24,7 @@ from video_llama.attachment import Attachment, MediaOptions
 from video_llama.checkpoints.load import load_model, load_processor, resolve
 from video_llama.engine.engine import Engine
 from video_llama.engine.features import FeatureCache
+from video_llama.engine.own_thread import in_own_thread
 from video_llama.engine.request import Request
 from video_llama.errors import PromptError
 from video_llama.generation import GenerationOptions
@@ -93,9 +94,14 @@ class VideoLlama:
         """
         require_quantization(quantization)
         directory = resolve(model, offline=offline)
-        loaded = load_model(directory, device=device, dtype=dtype, offline=offline)
-        if quantization == "int8":
-            quantize_linear_layers(loaded.language_model)
+
+        def make() -> VideoLlamaForConditionalGeneration:
+            loaded = load_model(directory, device=device, dtype=dtype, offline=offline)
+            if quantization == "int8":
+                quantize_linear_layers(loaded.language_model)
+            return loaded
+
+        loaded = in_own_thread(make)
         return cls(loaded, load_processor(directory), name=str(model), features=features)
 
     @property

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -22,6 +23,7 @@ from PIL import Image
 from video_llama.answer import MediaUse
 from video_llama.attachment import Attachment, MediaOptions, ReadMedium, encode, read
 from video_llama.engine.features import FeatureCache, Features, Fingerprint
+from video_llama.engine.own_thread import in_own_thread
 from video_llama.media.clip import MediaClip
 from video_llama.media.reader import MediaSource
 from video_llama.media.source import (
@@ -79,11 +81,11 @@ class MediaCache:
         started = time.perf_counter()
         source, name, digest = identify(source, options)
         if digest is None:
-            return self._encode(read(source, self._processor, options))
+            return self._encode(self._read(source, options))
         searched = time.perf_counter() - started
 
         def read_it() -> ReadMedium:
-            medium = read(source, self._processor, options)
+            medium = self._read(source, options)
             return replace(medium, decode_seconds=medium.decode_seconds + searched)
 
         return self.attach(digest, options, read_it, name=name, searched=searched)
@@ -134,10 +136,13 @@ class MediaCache:
         known = unpack(features, self._model.device)
         return replace(known, key=key, decode_seconds=time.perf_counter() - started)
 
+    def _read(self, source: MediaSource | MediaClip, options: MediaOptions) -> ReadMedium:
+        return in_own_thread(partial(read, source, self._processor, options))
+
     def _encode(self, medium: ReadMedium) -> Attachment:
         # One at a time: all would run on the one device, and need its memory together.
         with self._encoding:
-            return encode(medium, self._model)
+            return in_own_thread(partial(encode, medium, self._model))
 
     def _key(self, digest: str, options: MediaOptions) -> str:
         # From where a medium may be fetched changes nothing of what it is.

@@ -3,18 +3,20 @@ import torch
 from torch.nn import functional as F
 
 from video_llama.engine import matrix
-from video_llama.engine.matrix import Matrix, multiplies
+from video_llama.engine.matrix import Matrix, packs
 
 HALF = (torch.bfloat16, torch.float16)
 
 
+@pytest.mark.parametrize("small", [0, 1 << 20])
 @pytest.mark.parametrize("rows", [1, 5, 64])
 @pytest.mark.parametrize(
     ("dtype", "packed"),
-    [(torch.float32, False), *((dtype, False) for dtype in HALF)]
-    + [(dtype, True) for dtype in HALF if multiplies(dtype)],
+    [(dtype, False) for dtype in (torch.float32, *HALF)]
+    + [(dtype, True) for dtype in (torch.float32, *HALF) if packs(torch.empty(0), dtype)],
 )
-def test_products_are_those_of_a_linear_layer(dtype, rows, packed, monkeypatch):
+def test_products_are_those_of_a_linear_layer(dtype, rows, packed, small, monkeypatch):
+    monkeypatch.setattr(matrix, "SMALL", small)
     if not packed:
         monkeypatch.setattr(matrix, "packs", lambda weight, dtype: False)
     generator = torch.Generator().manual_seed(rows)

@@ -10,5 +10,6 @@ sampler.py    from logits to the next id of every row
 handle.py     the asker's end of a request
 job.py        the engine's end of it
 engine.py     the thread that drives all of these
+own_thread.py work beside the engine, which leaves no threads behind
 features.py   what the encoders made of media, kept
 """

@@ -22,6 +22,7 @@ from video_llama.engine.cache import RowCache
 from video_llama.engine.fused import FusedRunner, can_fuse, computing_type
 from video_llama.engine.handle import Handle
 from video_llama.engine.job import Job, Texts
+from video_llama.engine.own_thread import in_own_thread
 from video_llama.engine.prefix import PrefixStore, shared_length
 from video_llama.engine.request import EndReason, Request
 from video_llama.engine.runner import TransformersRunner, cache_shape
@@ -120,7 +121,8 @@ class Engine:
         ):
             if value is not None and value < least:
                 raise OptionError(f"{name} must be {least} or more, not {value}")
-        shape, fused = cache_shape(model), fuse and can_fuse(model)
+        shape = in_own_thread(lambda: cache_shape(model))
+        fused = fuse and can_fuse(model)
         if fused:
             shape = replace(shape, dtype=computing_type(model))
         limit = getattr(model.config, "max_position_embeddings", None) or LONGEST
@@ -151,7 +153,7 @@ class Engine:
         self._cache = RowCache(shape)
         self._kept = PrefixStore(kept_tokens)
         self._runner: FusedRunner | TransformersRunner = (
-            FusedRunner(model, self._cache, longest)
+            in_own_thread(lambda: FusedRunner(model, self._cache, longest))
             if fused
             else TransformersRunner(model, self._cache)
         )
