@@ -14,8 +14,9 @@ model that has only read clean words does not read what a branch writes.
 
 import pickle
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
@@ -41,19 +42,11 @@ from video_llama.processing.processor import VideoLlamaProcessor
 from video_llama.processing.tokens import IGNORE_INDEX
 
 TALKS = 48000
-# Steps, rate, and the blur that is begun with: from clear words to blurred ones, for what is learnt
-# of clear words lasts; then again.
-ROUNDS = (
-    (1700, 2e-3, 0.0),
-    (1000, 1.5e-3, 0.5),
-    (1000, 1e-3, 0.5),
-    (1500, 1.5e-3, 0.0),
-    (800, 1e-3, 0.3),
-)
 RATE = 2e-3  # of recall and comparing
 RECALL_STEPS = (150, 250)  # with few words for things, then with all
 FEW_THINGS = 18
 RECALLED = 6  # things of one exercise
+WAVERING = 3  # other words that a token may mean
 COMPARED = 6  # things asked for in one exercise, named before or not
 BATCH = 64
 KEPT_UP = 16  # exercises beside every batch of conversations
@@ -78,6 +71,62 @@ def blurred(
     soft = ((1 - mix) * said(table, labels) + mix * said(table, others)) * scale
     spread = soft.detach().std()
     return soft + noise * spread * normal(soft.shape, generator)
+
+
+def unsure(
+    table: list[torch.Tensor], labels: torch.Tensor, blur: float, generator: torch.Generator
+) -> torch.Tensor:
+    """Soft tokens as `blurred`, of a branch that is not sure.
+
+    What it was taught to say is then near the mean of several words, each by how likely it is: here
+    of four, of which the one that is meant is the likeliest, be it by little. All tokens of a scene
+    waver between the same four.
+    """
+    count, queries = labels.shape
+    each, whole = (count, queries, 1), (count, 1, 1)
+    doubt = 0.75 * blur * uniform(whole, generator) * (uniform(whole, generator) < 0.75)
+    shares = -uniform((count, 1, WAVERING), generator).add(1e-6).log()
+    shares = doubt * shares / shares.sum(-1, keepdim=True)
+    shares = torch.minimum(shares, 0.92 * (1 - doubt))
+    soft = (1 - doubt) * said(table, labels)
+    others = [
+        other_words(labels[:, query], len(words), generator) for query, words in enumerate(table)
+    ]
+    for share, words in zip(shares.split(1, dim=-1), torch.stack(others, dim=-1), strict=True):
+        soft = soft + share * said(table, words)
+    soft = soft * (0.6 + 0.5 * uniform(each, generator))
+    noise = blur * uniform(whole, generator) * (uniform(whole, generator) < 0.8)
+    return soft + noise * soft.detach().std() * normal(soft.shape, generator)
+
+
+def other_words(labels: torch.Tensor, size: int, generator: torch.Generator) -> torch.Tensor:
+    """For each label (N,) of a table of `size` words others, all different (WAVERING, N); where
+    there are not so many, the label itself."""
+    steps = uniform((len(labels), size - 1), generator).argsort(dim=1)[:, :WAVERING] + 1
+    steps = F.pad(steps, (0, WAVERING - steps.shape[1]))
+    return ((labels[:, None] + steps) % size).T
+
+
+class Round(NamedTuple):
+    """Steps with conversations, their rate, the blur that is begun with, and what blurs."""
+
+    steps: int
+    rate: float
+    first: float
+    soften: Callable[..., torch.Tensor] = blurred
+
+
+# From clear words to blurred ones, for what is learnt of clear words lasts; then again. At last
+# tokens of branches that are not sure.
+ROUNDS = (
+    Round(1700, 2e-3, 0.0),
+    Round(1000, 1.5e-3, 0.5),
+    Round(1000, 1e-3, 0.5),
+    Round(1500, 1.5e-3, 0.0),
+    Round(800, 1e-3, 0.3),
+    Round(1200, 7e-4, 1.0, unsure),
+    Round(600, 5e-4, 0.0, unsure),
+)
 
 
 class Prompts:
@@ -296,7 +345,9 @@ def train_language(
     def exercises_alone(_: int) -> tuple[torch.Tensor, dict[str, float]]:
         return with_forms(*exercises(BATCH, 0.0))
 
-    def answers(blur: float) -> tuple[torch.Tensor, dict[str, float]]:
+    def answers(
+        blur: float, soften: Callable[..., torch.Tensor]
+    ) -> tuple[torch.Tensor, dict[str, float]]:
         data, video, audio, lookups = prompts.batch(next(order))
         table = model.get_input_embeddings().weight
         seen = [words.table(w, table) for w in words.video]
@@ -304,8 +355,8 @@ def train_language(
         output = model(
             input_ids=data["input_ids"],
             attention_mask=data["attention_mask"],
-            video_features=blurred(seen, video, blur, generator),
-            audio_features=blurred(heard, audio, blur, generator),
+            video_features=soften(seen, video, blur, generator),
+            audio_features=soften(heard, audio, blur, generator),
         )
         targets = data["labels"][:, 1:]
         learnt = targets != IGNORE_INDEX
@@ -328,21 +379,19 @@ def train_language(
         if recall.known < len(recall.forms):
             recall.known = compare.known = len(recall.forms)
             train("recall", parameters, exercises_alone, all_things, RATE, weight_decay=0.02)
-    for number, (steps, rate, first) in enumerate(ROUNDS):
+    for number, part in enumerate(ROUNDS):
         if any(path.is_file() for path in kept[number + 1 :]):
             continue
 
-        def loss_of(
-            step: int, steps: int = steps, first: float = first
-        ) -> tuple[torch.Tensor, dict[str, float]]:
-            return answers(first + (1 - first) * step / steps)
+        def loss_of(step: int, part: Round = part) -> tuple[torch.Tensor, dict[str, float]]:
+            return answers(part.first + (1 - part.first) * step / part.steps, part.soften)
 
         train(
             f"language {number + 1}",
             parameters,
             loss_of,
-            steps,
-            rate,
+            part.steps,
+            part.rate,
             weight_decay=0.02,
             module=model.language_model,
             keep=kept[number],

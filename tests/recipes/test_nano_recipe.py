@@ -157,13 +157,29 @@ def test_training_seeds_are_not_held_out() -> None:
     assert language.TALKS < HELD_OUT_SEED
 
 
+def test_what_an_unsure_token_means_is_the_likeliest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(language, "normal", lambda shape, _: torch.zeros(shape))
+    generator = torch.Generator().manual_seed(0)
+    tables = [torch.eye(40)[:size] for size in (40, 7, 3)]
+    labels = torch.stack([torch.arange(840) % len(table) for table in tables], dim=1)
+    soft = language.unsure(tables, labels, 1.0, generator)
+    assert (soft.argmax(-1) == labels).all()
+    shares = soft / soft.sum(-1, keepdim=True)
+    doubt = 1 - shares.gather(-1, labels[..., None])[..., 0]
+    assert 0.2 < (doubt[:, 0] > 0.3).float().mean() < 0.8
+    assert doubt.min() < 1e-6
+    clear = language.unsure(tables, labels, 0.0, generator)
+    assert (clear.count_nonzero(dim=-1) == 1).all()
+
+
 @pytest.fixture
 def miniature(monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in settings.SCENES:
         monkeypatch.setitem(render.SCENES, kind, 160)
     monkeypatch.setitem(render.SCENES, "frames", 480)  # each thing is alone in some
     monkeypatch.setattr(language, "TALKS", 64 * 16)
-    monkeypatch.setattr(language, "ROUNDS", ((2, 1e-3, 0.0), (1, 1e-3, 0.5)))
+    some = (language.Round(2, 1e-3, 0.0), language.Round(1, 1e-3, 1.0, language.unsure))
+    monkeypatch.setattr(language, "ROUNDS", some)
     monkeypatch.setattr(language, "RECALL_STEPS", (1, 2))
     monkeypatch.setattr(naming, "STEPS", 2)
     monkeypatch.setattr(naming, "DRAWN_STEPS", 2)
