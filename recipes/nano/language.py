@@ -80,7 +80,7 @@ def unsure(
 
     What it was taught to say is then near the mean of several words, each by how likely it is: here
     of four, of which the one that is meant is the likeliest, be it by little. All tokens of a scene
-    waver between the same four.
+    waver by the same shares, and those about a thing carry the names of the same four.
     """
     count, queries = labels.shape
     each, whole = (count, queries, 1), (count, 1, 1)
