@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from video_llama import whole_file
 from video_llama.data.dataset import Rejected
 from video_llama.errors import TrainingError
 from video_llama.training import atomic
@@ -159,7 +160,7 @@ def test_a_file_is_replaced_whole_or_not(tmp_path, monkeypatch):
     def fail(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(atomic.os, "fsync", fail)
+    monkeypatch.setattr(whole_file.os, "fsync", fail)
     with pytest.raises(TrainingError, match=r"figures could not be written: No space left"):  # noqa: SIM117
         with atomic.writing("figures"):
             atomic.write_file(path, b"second")

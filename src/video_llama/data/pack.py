@@ -27,6 +27,7 @@ from video_llama.errors import DataError, MediaError, MediaNotFoundError
 from video_llama.media.limits import Limits
 from video_llama.media.source import ByteSource, SourcePolicy, open_source
 from video_llama.processing.conversation import PartKind
+from video_llama.whole_file import whole_file
 
 MANIFEST = "pack.json"
 SKIPPED = "skipped.jsonl"
@@ -345,19 +346,5 @@ def _write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     Raises:
         DataError: it could not be written.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with _writing(path), partial.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-            partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    if os.name != "posix":
-        return  # elsewhere a folder cannot be opened
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    with _writing(path), whole_file(path) as other, other.open("wb") as file:
+        write(file)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from video_llama.errors import DataError
+from video_llama.whole_file import whole_file
 
 
 class Journal:
@@ -85,13 +86,6 @@ def _naming(path: Path) -> Iterator[None]:
 
 def write_json(path: Path, value: Any) -> None:
     """A JSON file that is there whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with _naming(path), partial.open("w", encoding="utf-8") as file:
-            json.dump(value, file, ensure_ascii=False, indent=1)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with _naming(path), whole_file(path) as other, other.open("w", encoding="utf-8") as file:
+        json.dump(value, file, ensure_ascii=False, indent=1)
+        file.write("\n")

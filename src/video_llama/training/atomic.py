@@ -1,7 +1,4 @@
-"""Files and folders that are there whole or not at all, also after a power cut.
-
-Something is written under another name, brought to the disk, and renamed.
-"""
+"""Folders that are there whole or not at all, also after a power cut, and files beside them."""
 
 import contextlib
 import os
@@ -13,6 +10,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from video_llama.errors import FULL_DISK, TrainingError
+from video_llama.whole_file import sync, whole_file
 
 HALF_WRITTEN = ".writing-"  # how the other name begins
 
@@ -36,24 +34,15 @@ def writing(what: str, kept: str = "what was written before stays usable") -> It
 
 def write_file(path: Path, data: bytes) -> None:
     """Replace a file."""
-    other = _other_name(path)
-    try:
-        with other.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        other.replace(path)
-    except BaseException:
-        other.unlink(missing_ok=True)
-        raise
-    sync(path.parent)
+    with whole_file(path, other_name(path)) as other:
+        other.write_bytes(data)
 
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder to be filled, which takes the place of `path` when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    other = _other_name(path)
+    other = other_name(path)
     other.mkdir()
     try:
         yield other
@@ -71,7 +60,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 def _take_place(new: Path, path: Path) -> None:
     """A folder cannot be replaced in one go: the old one is out of the way for a moment, under a
     name that is cleaned up, and comes back if the new one cannot take its place."""
-    old = _other_name(path) if path.exists() else None
+    old = other_name(path) if path.exists() else None
     if old is not None:
         path.rename(old)
     try:
@@ -91,14 +80,6 @@ def remove_half_written(folder: Path, name: str = "") -> None:
             left.unlink(missing_ok=True)
 
 
-def sync(path: Path) -> None:
-    """Bring a file or folder to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _other_name(path: Path) -> Path:
+def other_name(path: Path) -> Path:
+    """What something is called while it is being written."""
     return path.with_name(f"{HALF_WRITTEN}{path.name}-{uuid.uuid4().hex[:8]}")

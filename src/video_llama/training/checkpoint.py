@@ -24,13 +24,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from video_llama.errors import TrainingError
-from video_llama.training.atomic import (
-    new_folder,
-    remove_half_written,
-    sync,
-    write_file,
-    writing,
-)
+from video_llama.training.atomic import new_folder, remove_half_written, write_file, writing
+from video_llama.whole_file import sync
 
 TRAINED, OPTIMIZER, STATE, BEST = (
     "trained.safetensors",

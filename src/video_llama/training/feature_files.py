@@ -21,7 +21,8 @@ from safetensors.torch import save_file
 
 from video_llama.data.medium import Medium
 from video_llama.errors import TrainingError
-from video_llama.training.atomic import HALF_WRITTEN, sync, writing
+from video_llama.training.atomic import other_name, writing
+from video_llama.whole_file import whole_file
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,7 @@ def write_shard(folder: Path, entries: Sequence[Entry]) -> Path:
     Raises:
         TrainingError: it could not be written; nothing of it stays.
     """
-    name = f"shard-{uuid.uuid4().hex[:12]}.safetensors"
-    other, path = folder / f"{HALF_WRITTEN}{name}", folder / name
+    path = folder / f"shard-{uuid.uuid4().hex[:12]}.safetensors"
     described = {
         entry.key: {
             "kind": entry.medium.kind,
@@ -99,15 +99,9 @@ def write_shard(folder: Path, entries: Sequence[Entry]) -> Path:
         for entry in entries
     }
     tensors = {entry.key: entry.medium.values.contiguous() for entry in entries}
-    with writing("the cache", "what was written before is used again"):
-        try:
-            save_file(tensors, other, metadata={"entries": json.dumps(described)})
-            sync(other)
-            other.replace(path)
-        except BaseException:
-            other.unlink(missing_ok=True)
-            raise
-        sync(folder)
+    kept = "what was written before is used again"
+    with writing("the cache", kept), whole_file(path, other_name(path)) as other:
+        save_file(tensors, other, metadata={"entries": json.dumps(described)})
     return path
 
 

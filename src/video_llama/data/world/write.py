@@ -24,6 +24,7 @@ from video_llama.data.world.scene import Group, Kind, Scene, scene_from_seed
 from video_llama.data.world.sounds import SAMPLE_RATE, render_sound
 from video_llama.data.world.things import KINDS
 from video_llama.errors import OptionError
+from video_llama.whole_file import whole_file
 
 SUFFIXES: dict[str, str] = {"video": ".mp4", "image": ".png", "audio": ".wav"}
 # The kinds of successive items, over and over.
@@ -95,20 +96,16 @@ def write_scene(
     the place of the world's own.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
     if sound is None and scene.sound is not None:
         sound = render_sound(scene)
-    try:
+    with whole_file(path) as other:
         if scene.kind == "image":
-            Image.fromarray(render_frames(scene, size, look=look)[0]).save(partial, "PNG")
+            Image.fromarray(render_frames(scene, size, look=look)[0]).save(other, "PNG")
         elif scene.kind == "audio":
             assert sound is not None
-            soundfile.write(partial, sound, SAMPLE_RATE, subtype="PCM_16", format="WAV")
+            soundfile.write(other, sound, SAMPLE_RATE, subtype="PCM_16", format="WAV")
         else:
-            _write_clip(scene, partial, size, fps, look, sound)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+            _write_clip(scene, other, size, fps, look, sound)
     return path
 
 
@@ -236,10 +233,9 @@ def _as_dict(qa: QA) -> dict[str, object]:
 
 
 def _write_text(path: Path, lines: Iterable[dict[str, object]]) -> None:
-    partial = path.with_name(f".{path.name}.partial")
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    with whole_file(path) as other:
+        other.write_text(text, encoding="utf-8")
 
 
 @contextmanager
