@@ -39,13 +39,15 @@ BELOW_CHAT = {
 }
 MAY_IMPORT = {
     "errors": set(),
+    "whole_file": set(),
     "media": {"errors"},
     "processing": {"media", "errors"},
     "models": {"errors"},
     "checkpoints": {"models", "processing", "errors"},
-    "data": {"processing", "media", "errors"},
+    "data": {"processing", "media", "errors", "whole_file"},
     "auto": {"models", "processing"},
-    "training": {"data", "processing", "models", "checkpoints", "quantization", "errors"},
+    "training": {"data", "processing", "models", "checkpoints", "quantization"}
+    | {"errors", "whole_file"},
     "generation": {"errors"},
     "quantization": {"errors"},
     "engine": {"generation", "models", "errors"},
@@ -61,7 +63,7 @@ MAY_IMPORT = {
     | BELOW_CHAT
     | {"media"},
     "evaluation": BELOW_CHAT
-    | {"chat", "data", "media", "processing", "checkpoints", "models", "errors"},
+    | {"chat", "data", "media", "processing", "checkpoints", "models", "errors", "whole_file"},
     "cli_data": {"data", "terminal"},
     "cli_train": {"training", "terminal", "errors"},
     "cli_eval": {"evaluation", "chat", "checkpoints", "terminal"},

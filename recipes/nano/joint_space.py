@@ -20,7 +20,14 @@ from recipes.nano.loop import (
     train,
 )
 from recipes.nano.material import Material
-from recipes.nano.pictures import PhotographBatches, flat_frames, jitter, lone_things
+from recipes.nano.pictures import (
+    PhotographBatches,
+    both_names,
+    flat_frames,
+    jitter,
+    lone_things,
+    mixed,
+)
 from recipes.nano.render import THING_IDS, pixels, recorded_thing, render, sound_thing
 from recipes.nano.settings import EMBEDDING, SEED
 from video_llama.data.world.things import NAMED
@@ -170,22 +177,25 @@ def train_imagebind_sounds(model: VideoLlamaForConditionalGeneration, material: 
 
     def loss_of(_: int) -> tuple[torch.Tensor, dict[str, float]]:
         index = next(order).sort().values
-        labels = heard[index]
-        z = F.normalize(side(mask_stripes(mel_batch(mels, index), generator).to(DEVICE)), dim=-1)
+        labels = heard[index].to(DEVICE)
+        mel = mask_stripes(mel_batch(mels, index), generator).to(DEVICE)
+        mel, others, shares = mixed(mel, labels, generator)
+        z = F.normalize(side(mel), dim=-1)
         own = [
             of_thing[t][torch.randint(len(of_thing[t]), (), generator=generator)]
             for t in labels.tolist()
         ]
-        others = torch.randint(len(pictures), (64,), generator=generator)
-        shown = torch.cat([torch.stack(own), others])
-        same = (labels[:, None] == things[shown][None]).float().to(DEVICE)
-        logits = 16 * z @ pictures[shown.to(DEVICE)].T
-        logs = logits.log_softmax(-1)
-        loss = -(same * logs).sum(-1).div(same.sum(-1)).mean()
+        more = torch.randint(len(pictures), (64,), generator=generator)
+        shown = torch.cat([torch.stack(own), more])
+        logs = (16 * z @ pictures[shown.to(DEVICE)].T).log_softmax(-1)
+        near = []
+        for meant in (labels, others):
+            same = (meant[:, None] == things[shown].to(DEVICE)).float()
+            near.append(-(same * logs).sum(-1).div(same.sum(-1)))
         named = 16 * z @ names.to(DEVICE).T
-        target = labels.to(DEVICE)
-        loss = loss + 0.5 * F.cross_entropy(named, target, label_smoothing=0.05)
-        right = (named.argmax(-1) == target).float().cpu()
+        loss = near[0].lerp(near[1], shares).mean()
+        loss = loss + 0.5 * both_names(named, labels, others, shares, 0.05)
+        right = (named.argmax(-1) == labels).float().cpu()
         recorded = index >= len(mels[0])
         figures = {"world": right[~recorded].mean().item()}
         if recorded.any():

@@ -126,6 +126,7 @@ ROUNDS = (
     Round(800, 1e-3, 0.3),
     Round(1200, 7e-4, 1.0, unsure),
     Round(600, 5e-4, 0.0, unsure),
+    Round(1500, 7e-4, 0.3, unsure),
 )
 
 

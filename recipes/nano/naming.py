@@ -12,14 +12,21 @@ from torch.nn import functional as F
 
 from recipes.nano.loop import DEVICE, batches, load, products, save, train
 from recipes.nano.material import Material
-from recipes.nano.pictures import PhotographBatches, flat_frames, jitter, lone_things
+from recipes.nano.pictures import (
+    PhotographBatches,
+    both_names,
+    flat_frames,
+    jitter,
+    lone_things,
+    mixed,
+)
 from recipes.nano.render import GRID, pixels
 from recipes.nano.settings import IMAGE_SIZE, SEED, WIDTH
 from video_llama.data.world.things import NAMED
 from video_llama.models import VideoLlamaForConditionalGeneration
 
-STEPS = 5600
-BATCH, DRAWN = 160, 32  # pictures, and how many of them are frames of scenes beside photographs
+STEPS = 3300
+BATCH, DRAWN = 256, 40  # pictures, and how many of them are frames of scenes beside photographs
 DRAWN_STEPS, DRAWN_BATCH = 1500, 96  # where there are no photographs
 SMALL = 3 * IMAGE_SIZE // 4  # pixels
 
@@ -39,14 +46,16 @@ def train_naming(model: VideoLlamaForConditionalGeneration, material: Material) 
         index = alone[np.sort(next(order).numpy())]
         x, things = jitter(pixels(frames[index]), generator), shown[index].to(DEVICE)
         x = F.interpolate(x, size=(SMALL, SMALL), mode="bilinear", antialias=True)
-        drawn = len(x)
+        drawn, others, shares = len(x), things, x.new_zeros(len(x))
         if real:
             photographed, labels = real.draw(BATCH - drawn, SMALL)
+            photographed, second, through = mixed(photographed, labels, generator)
             x, things = torch.cat([x, photographed]), torch.cat([things, labels])
-        states = small_states(encoder, x.contiguous(memory_format=torch.channels_last))
+            others, shares = torch.cat([others, second]), torch.cat([shares, through])
+        states = small_states(encoder, x)
         logits = heads[0](states[:, 1:].mean(1))
-        loss = F.cross_entropy(logits, things, label_smoothing=0.05)
-        loss = loss + 0.5 * F.cross_entropy(heads[1](states[:, 0]), things, label_smoothing=0.05)
+        loss = both_names(logits, things, others, shares, 0.05)
+        loss = loss + 0.5 * both_names(heads[1](states[:, 0]), things, others, shares, 0.05)
         right = (logits.argmax(-1) == things).float()
         figures = {"frame": right[:drawn].mean().item()}
         if real:
@@ -63,6 +72,7 @@ def train_naming(model: VideoLlamaForConditionalGeneration, material: Material) 
         module=kept,
         keep=material.work / "naming.progress.pt",
         turned=products(encoder),
+        turned_rate=0.03,
     )
     save(material.work, "naming", encoder)
 

@@ -14,6 +14,7 @@ from video_llama.data.world.things import NAMED
 
 ENCODED = 256  # photographs at once
 CUT_OUT = 40  # pixels of a thing before it is pasted
+MIXED = 0.5  # of the photographs and recordings for encoders: another one shines through
 
 
 def flat_frames(material: Material) -> tuple[np.ndarray, ...]:
@@ -66,6 +67,35 @@ def loosen(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     inside = (rows >= start) & (rows < start + side)  # (2, B, S)
     covered = inside[0][:, None, :, None] & inside[1][:, None, None, :]
     return x.masked_fill(covered & (uniform(one, generator) < 0.2), 0.0)
+
+
+def mixed(
+    x: torch.Tensor, things: torch.Tensor, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Photographs or mel clips (B, C, H, W) and things (B,) -> the same with another one shining
+    through, what that shows (B,), and how much of it (B,): up to a half in MIXED of them.
+
+    (Zhang et al. 2018, arXiv 1710.09412.)
+    """
+    second = torch.randperm(len(x), generator=generator).to(x.device)
+    share = 0.5 * uniform((len(x),), generator)
+    share = torch.where(uniform((len(x),), generator) < MIXED, share, 0.0)
+    return x + share[:, None, None, None] * (x[second] - x), things[second], share
+
+
+def both_names(
+    logits: torch.Tensor,
+    things: torch.Tensor,
+    others: torch.Tensor,
+    shares: torch.Tensor,
+    smoothing: float,
+) -> torch.Tensor:
+    """The mean loss of logits (B, N) for things (B,), of which others (B,) have their share."""
+    losses = [
+        F.cross_entropy(logits, names, label_smoothing=smoothing, reduction="none")
+        for names in (things, others)
+    ]
+    return losses[0].lerp(losses[1], shares).mean()
 
 
 class PhotographBatches:

@@ -11,7 +11,7 @@ NUM_FRAMES = 8
 NUM_CLIPS = 3  # sound clips of 2 s
 WIDTH = 192
 EMBEDDING = 128  # width of the joint image-sound space
-IMAGE_STEM = (48, 96, 192, 256)  # 64 -> 4 pixels
+IMAGE_STEM = (48, 64, 256, 256)  # 64 -> 4 pixels
 AUDIO_STEM = (16, 24, 48, 96, 192)  # 128 x 204 -> 4 x 7
 
 SEED = 0
@@ -33,11 +33,12 @@ def nano_config(vocab_size: int, bos: int, eos: int, pad: int) -> VideoLlamaConf
         vision_config=VideoLlamaVisionConfig(
             hidden_size=WIDTH,
             intermediate_size=4 * WIDTH,
-            num_hidden_layers=3,
+            num_hidden_layers=1,
             num_attention_heads=6,
             image_size=IMAGE_SIZE,
             patch_size=16,
             stem_channels=list(IMAGE_STEM),
+            stem_pooled=True,
         ),
         qformer_config=dict(qformer),
         video_qformer_config=dict(qformer),
@@ -46,15 +47,17 @@ def nano_config(vocab_size: int, bos: int, eos: int, pad: int) -> VideoLlamaConf
             embedding_size=EMBEDDING,
             feature_scaling="centered",
             vision_hidden_size=WIDTH,
-            vision_num_hidden_layers=3,
+            vision_num_hidden_layers=1,
             vision_num_attention_heads=6,
             vision_image_size=IMAGE_SIZE,
             vision_patch_size=16,
             vision_stem_channels=list(IMAGE_STEM),
+            vision_stem_pooled=True,
             audio_hidden_size=WIDTH,
-            audio_num_hidden_layers=3,
+            audio_num_hidden_layers=1,
             audio_num_attention_heads=6,
             audio_stem_channels=list(AUDIO_STEM),
+            audio_stem_pooled=True,
         ),
         text_config=LlamaConfig(
             vocab_size=vocab_size,

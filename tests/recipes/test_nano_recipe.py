@@ -14,6 +14,7 @@ import pytest
 import soundfile
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
 from recipes.nano import (
     branches,
@@ -32,7 +33,7 @@ from recipes.nano.build import new_processor
 from recipes.nano.card import card
 from recipes.nano.facts import NOTHING, audio_words, video_words
 from recipes.nano.material import Material, unpack
-from recipes.nano.pictures import PhotographBatches
+from recipes.nano.pictures import PhotographBatches, both_names, mixed
 from recipes.reproduce import parts
 from video_llama import VideoLlama
 from video_llama.data.labelled import SPLITS
@@ -64,6 +65,23 @@ def test_nothing_is_said_of_motion_in_a_picture() -> None:
     assert video_words(Scene(still, seconds=0.0))[3] == NOTHING
     assert video_words(Scene(still, seconds=2.0))[3] == "still"
     assert video_words(Scene((Group("horse", None),), seconds=0.0))[1] == NOTHING
+
+
+def test_what_shines_through_has_its_share_of_the_name() -> None:
+    x, things = torch.randn(64, 3, 4, 4), torch.arange(64)
+    seen, others, shares = mixed(x, things, torch.Generator().manual_seed(0))
+    assert shares.min() >= 0
+    assert shares.max() <= 0.5
+    assert 10 < (shares == 0).sum() < 54
+    each = shares[:, None, None, None]
+    torch.testing.assert_close(seen, (1 - each) * x + each * x[others])
+
+    logits = torch.randn(64, 64)
+    alone = F.cross_entropy(logits, things, label_smoothing=0.1)
+    through = F.cross_entropy(logits, others, label_smoothing=0.1)
+    for share, expected in ((0.0, alone), (0.25, 0.75 * alone + 0.25 * through)):
+        loss = both_names(logits, things, others, torch.full((64,), share), 0.1)
+        torch.testing.assert_close(loss, expected)
 
 
 def test_lookups_need_the_thing_that_is_named() -> None:

@@ -18,7 +18,7 @@ class VideoLlamaVisionConfig(Blip2VisionConfig):
     """The frame encoder: EVA-ViT-g/14 of BLIP-2, or a small one with a convolutional stem.
 
     `stem_channels` empty means the published patch embedding. Otherwise the patch embedding is a
-    stack of convolutions, one stride of 2 per entry; their product must be `patch_size`.
+    stack of convolutions that halves the size once per entry: `patch_size` is 2 to that power.
     """
 
     model_type = "video_llama_vision"
@@ -26,6 +26,7 @@ class VideoLlamaVisionConfig(Blip2VisionConfig):
 
     initializer_range: float = 0.02
     stem_channels: list[int] | tuple[int, ...] = ()
+    stem_pooled: bool = False
 
 
 class ImageBindConfig(PreTrainedConfig):
@@ -56,6 +57,7 @@ class ImageBindConfig(PreTrainedConfig):
     vision_patch_size: int = 14
     vision_patch_frames: int = 2
     vision_stem_channels: list[int] | tuple[int, ...] = ()
+    vision_stem_pooled: bool = False
 
     audio_hidden_size: int = 768
     audio_num_hidden_layers: int = 12
@@ -66,6 +68,7 @@ class ImageBindConfig(PreTrainedConfig):
     audio_patch_size: int = 16
     audio_patch_stride: int = 10
     audio_stem_channels: list[int] | tuple[int, ...] = ()
+    audio_stem_pooled: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.feature_scaling not in ("published", "unit", "centered"):
