@@ -12,7 +12,7 @@ NUM_CLIPS = 3  # sound clips of 2 s
 WIDTH = 192
 EMBEDDING = 128  # width of the joint image-sound space
 IMAGE_STEM = (48, 64, 256, 256)  # 64 -> 4 pixels
-AUDIO_STEM = (16, 24, 48, 96, 192)  # 128 x 204 -> 4 x 7
+AUDIO_STEM = (16, 24, 48, 96, 192)  # 128 x 204 -> 4 x 6
 
 SEED = 0
 SCENES = {"frames": 64000, "clips": 20000, "sounds": 8000, "recorded": 16000}  # of each kind

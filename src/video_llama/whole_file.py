@@ -28,9 +28,10 @@ def whole_file(path: Path, beside: Path | None = None) -> Iterator[Path]:
 
 def sync(path: Path) -> None:
     """Bring a file or folder to the disk."""
-    if path.is_dir() and os.name != "posix":
+    posix = os.name == "posix"
+    if path.is_dir() and not posix:
         return  # a folder cannot be opened there
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    handle = os.open(path, os.O_RDONLY if posix else os.O_RDWR)  # a file may be for reading alone
     try:
         os.fsync(handle)
     finally:

@@ -52,7 +52,7 @@ class ConvStem(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, in_channels, H, W) -> (B, D, H / s, W / s)."""
-        x = x.contiguous(memory_format=torch.channels_last)  # half of the time on a CPU
+        x = x.contiguous(memory_format=torch.channels_last)  # half of the time on a CPU in bfloat16
         return self.projection(self.stages(x))
 
 
