@@ -1,5 +1,6 @@
 """The page: how it looks, and what happens when something is pressed."""
 
+import json
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
@@ -18,7 +19,7 @@ from video_llama.server.web.conversation import (
 )
 from video_llama.server.web.seen import seen_html
 from video_llama.server.web.talking import Talker
-from video_llama.server.web.texts import LANGUAGES, TEXTS, Language, Texts, language_of
+from video_llama.server.web.texts import LANGUAGES, TEXTS, Language, Texts
 
 SAMPLES = Path(__file__).parents[2] / "assets" / "samples"
 # With the number of the question about it in texts.py.
@@ -165,7 +166,9 @@ class Page:
             *(self._clear, *self._samples, self._options, *wishes, self._camera_part, self._take),
         ]
         self._language.input(self._rename, [self._language, self._talk], named, **quiet)
-        self.blocks.load(self._greet, None, named, **quiet)
+        # In the browser: while gradio is still loading, an event that the server answers may have
+        # the answer to what is asked beside it lost.
+        self.blocks.load(None, None, named, js=self._greeting(), **quiet)
 
     # What happens
 
@@ -259,9 +262,14 @@ class Page:
 
     # In which language
 
-    def _greet(self, request: gr.Request) -> list[Any]:
+    def _greeting(self) -> str:
+        """JavaScript that gives the page the words of the browser's language: `language_of`."""
         # The conversation is left as it is: whoever was quick has asked already.
-        return self._names(language_of(request.headers.get("accept-language")))
+        words = {code: self._names(code) for code in LANGUAGES if code != "en"}
+        return (
+            f"() => ({json.dumps(words)})[navigator.language.toLowerCase().split('-')[0]]"
+            f" ?? Array({len(self._names('en'))}).fill({json.dumps(gr.skip())})"
+        )
 
     def _rename(self, language: Language, talk: Talk) -> list[Any]:
         return self._names(language, value=_messages(talk, TEXTS[language]))
