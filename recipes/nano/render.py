@@ -22,6 +22,7 @@ from recipes.nano.material import (
     photographs,
     recordings,
 )
+from recipes.nano.rough_sound import roughened
 from recipes.nano.settings import IMAGE_SIZE, NUM_FRAMES, SCENES
 from video_llama.data.world.draw import DRAWN, Look, render_frames, render_masks
 from video_llama.data.world.photographs import random_crop
@@ -202,19 +203,13 @@ def render_sound_item(material: Material, seed: int) -> tuple[np.ndarray]:  # no
 
 
 def render_recorded_item(material: Material, seed: int) -> tuple[np.ndarray]:
-    """One mel clip of a recording: another pitch, loudness and noise each time."""
+    """One mel clip of a recording: of another pitch, and as others would have made it."""
     name = recorded_thing(material, seed)
     rng = random.Random(f"nano/recorded-sound/{seed}")
     pace = rng.uniform(0.9, 1.12)
     sound = recordings(material).draw(name, 2.0 * pace, rng)
     samples = np.interp(np.arange(32000) * pace, np.arange(len(sound)), sound)
-    samples = samples * rng.uniform(0.3, 1.0) / max(0.02, float(np.abs(samples).max()))
-    if rng.random() < 0.6:
-        noise = np.random.default_rng([seed, 2]).standard_normal(len(samples))
-        noise = np.convolve(noise, np.full(rng.choice((1, 4, 12)), 1.0), "same")
-        level = samples.std() * 10 ** (-rng.uniform(6, 25) / 20)
-        samples = samples + noise / noise.std() * level
-    return mel_clip(samples)
+    return mel_clip(roughened(samples, np.random.default_rng([seed, 2])))
 
 
 ITEMS: dict[str, Callable[[Material, int], tuple[np.ndarray, ...]]] = {
