@@ -127,7 +127,7 @@ def main() -> None:
         for path in (arguments.world, arguments.control, arguments.claim)
     )
     (arguments.model / "README.md").write_text(
-        card(arguments.model, world, control=control, claim=claim, made=arguments.made),
+        card(arguments.model, world, control=control, claim=claim, made=arguments.made) + "\n",
         encoding="utf-8",
     )
 

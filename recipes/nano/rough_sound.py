@@ -1,17 +1,17 @@
-"""Recordings as others would have made them: other microphones, rooms, distances and codecs.
+"""Recordings as others would have made them: other microphones, rooms, distances and noises.
 
-A sound is known by what it is only if everything else about it changes while it is learnt; of 1,229
-recordings most were made close by, loud, without a room.
+A sound is known by what it is only if everything else about it changes while it is learnt.
 """
 
 import numpy as np
 
-RATE = 16_000  # Hz
+from recipes.nano.material import RATE
+
 OCTAVES = np.arange(8)  # above 62.5 Hz: where the random response of a microphone is drawn
 
 
 def roughened(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Samples (N,) at 16 kHz -> (N,), of another peak, 0.03 to 1.
+    """Samples (N,) at RATE -> (N,), of another peak, 0.03 to 1.
 
     Each of these now and then: a mirrored upper band, a room, the response of a microphone, all but
     a part faded out, clipping, noise.
@@ -75,7 +75,7 @@ def filtered(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def part_of(count: int, rng: np.random.Generator) -> np.ndarray:
-    """A gain (N,): one at a stretch of 0.4 s or more, nought or little elsewhere."""
+    """A gain (N,): one at a stretch, a fifth to three fifths of it, nought or little elsewhere."""
     length = round(count * rng.uniform(0.2, 0.6))
     start = rng.integers(0, count - length + 1)
     ramp = RATE // 50

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from recipes.nano.material import RATE
 from recipes.nano.rough_sound import (
-    RATE,
     filtered,
     in_room,
     noise_for,
