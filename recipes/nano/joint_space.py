@@ -36,7 +36,7 @@ from video_llama.models.imagebind import ImageBind
 from video_llama.models.vision_branch import VisionBranch
 
 PICTURE_STEPS = 1500
-SOUND_STEPS = 2000
+SOUND_STEPS = 3500
 BATCH = 32  # frames of scenes, and as many photographs where there are some
 SOUND_BATCH = 64
 SHOWN_PHOTOGRAPHS = 40_000  # for what is trained on frozen encoders

@@ -206,7 +206,8 @@ def render_recorded_item(material: Material, seed: int) -> tuple[np.ndarray]:
     """One mel clip of a recording: of another pitch, and as others would have made it."""
     name = recorded_thing(material, seed)
     rng = random.Random(f"nano/recorded-sound/{seed}")
-    pace = rng.uniform(0.9, 1.12)
+    # Half of them by up to half an octave: other voices, other animals.
+    pace = 2 ** rng.uniform(-0.5, 0.5) if rng.random() < 0.5 else rng.uniform(0.9, 1.12)
     sound = recordings(material).draw(name, 2.0 * pace, rng)
     samples = np.interp(np.arange(32000) * pace, np.arange(len(sound)), sound)
     return mel_clip(roughened(samples, np.random.default_rng([seed, 2])))

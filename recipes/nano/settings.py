@@ -15,7 +15,7 @@ IMAGE_STEM = (48, 64, 256, 256)  # 64 -> 4 pixels
 AUDIO_STEM = (16, 24, 48, 96, 192)  # 128 x 204 -> 4 x 6
 
 SEED = 0
-SCENES = {"frames": 64000, "clips": 20000, "sounds": 8000, "recorded": 24000}  # of each kind
+SCENES = {"frames": 64000, "clips": 20000, "sounds": 8000, "recorded": 32000}  # of each kind
 
 
 def nano_config(vocab_size: int, bos: int, eos: int, pad: int) -> VideoLlamaConfig:
