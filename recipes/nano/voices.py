@@ -3,9 +3,9 @@
     python -m recipes.nano.voices SPEAKER... --out SHARDS
 
 Every SPEAKER is a folder with short sound files of one voice (words, prompts), in any format that
-FFmpeg reads; they are cut at silence, joined to stretches of about five seconds and labelled
-"speech" (`data.labelled`). What nano learnt of speech without them are spoken digits, recorded at
-8 kHz.
+FFmpeg reads; the silence around them is cut, and they are joined to stretches of five seconds
+that are labelled "speech" (`data.labelled`). What nano learnt of speech without them are spoken
+digits, recorded at 8 kHz.
 """
 
 import argparse
@@ -13,12 +13,12 @@ import io
 import json
 import random
 import tarfile
-import wave
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import av
 import numpy as np
+import soundfile
 
 from recipes.nano.material import RATE, SECONDS
 from recipes.nano.settings import SEED
@@ -62,13 +62,9 @@ def stretches(folder: Path, rng: random.Random) -> Iterator[np.ndarray]:
 
 def as_wav(samples: np.ndarray) -> bytes:
     """A wav file of samples (N,), their peak at 0.9 of full scale."""
-    scaled = samples * (0.9 * 32767 / max(1e-6, float(np.abs(samples).max())))
     packed = io.BytesIO()
-    with wave.open(packed, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(RATE)
-        file.writeframes(scaled.astype("<i2").tobytes())
+    scaled = samples * (0.9 / max(1e-6, float(np.abs(samples).max())))
+    soundfile.write(packed, scaled, RATE, subtype="PCM_16", format="WAV")
     return packed.getvalue()
 
 
