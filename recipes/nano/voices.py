@@ -14,6 +14,7 @@ import json
 import random
 import tarfile
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -22,11 +23,11 @@ import soundfile
 
 from recipes.nano.material import RATE, SECONDS
 from recipes.nano.settings import SEED
+from video_llama.whole_file import whole_file
 
 PER_SPEAKER = 40  # stretches
 SILENT = 0.02  # of the peak
 BETWEEN = (0.05, 0.4)  # seconds
-FORMATS = {".g722": "g722", ".gsm": "gsm"}  # raw streams, known by their names alone
 
 
 def decoded(path: Path) -> np.ndarray:
@@ -36,11 +37,13 @@ def decoded(path: Path) -> np.ndarray:
     """
     resampler = av.AudioResampler(format="flt", layout="mono", rate=RATE)
     try:
-        with av.open(str(path), format=FORMATS.get(path.suffix)) as container:
+        with av.open(str(path)) as container:
             sound = container.decode(container.streams.audio[0])
             frames = [part for frame in sound for part in resampler.resample(frame)]
     except (av.FFmpegError, IndexError) as error:
         raise SystemExit(f"error: {path} cannot be read as sound; leave it out ({error})") from None
+    if not frames:
+        raise SystemExit(f"error: {path} holds no sound; leave it out")
     frames += resampler.resample(None)
     samples = np.concatenate([frame.to_ndarray()[0] for frame in frames])
     loud = np.nonzero(np.abs(samples) > SILENT * np.abs(samples).max())[0]
@@ -69,14 +72,17 @@ def as_wav(samples: np.ndarray) -> bytes:
 
 
 def pack(speakers: Sequence[Path], out: Path) -> int:
-    """Write `sounds-voices-train-00.tar`; how many stretches are in it."""
+    """Write `sounds-voices-train-00.tar`; how many stretches are in it.
+
+    Ends the program where a folder has not one stretch.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    path, count = out / "sounds-voices-train-00.tar", 0
-    part = path.with_suffix(".part")
-    with tarfile.open(part, "w") as tar:
+    count = 0
+    with whole_file(out / "sounds-voices-train-00.tar") as path, tarfile.open(path, "w") as tar:
         for speaker in speakers:
             made = stretches(speaker, random.Random(f"{SEED}/{speaker.name}"))
-            for _, samples in zip(range(PER_SPEAKER), made, strict=False):
+            first = count
+            for samples in islice(made, PER_SPEAKER):
                 about = {"label": "speech", "speaker": speaker.name}
                 about["seconds"] = len(samples) / RATE
                 for suffix, data in (
@@ -87,7 +93,10 @@ def pack(speakers: Sequence[Path], out: Path) -> int:
                     member.size = len(data)
                     tar.addfile(member, io.BytesIO(data))
                 count += 1
-    part.replace(path)
+            if count == first:
+                raise SystemExit(
+                    f"error: {speaker} has less than {SECONDS} s of sound; leave it out"
+                )
     return count
 
 

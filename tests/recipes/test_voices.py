@@ -95,3 +95,16 @@ def test_what_is_no_sound_is_named(tmp_path):
     with pytest.raises(SystemExit, match="README cannot be read as sound"):
         voices.pack([folder], tmp_path)
     assert not list(tmp_path.glob("*.tar"))
+
+
+def test_a_voice_of_too_few_words_is_named(tmp_path):
+    with pytest.raises(SystemExit, match=r"short has less than 5 s of sound"):
+        voices.pack([speaker(tmp_path / "short", 300, 2)], tmp_path)
+    assert not list(tmp_path.glob("*.tar*"))
+
+
+def test_a_file_without_a_frame_is_named(tmp_path):
+    folder = speaker(tmp_path / "one", 300, 1)
+    write_word(folder / "empty.wav", 300, 0.0, silence=0.0)
+    with pytest.raises(SystemExit, match=r"empty\.wav"):
+        voices.pack([folder], tmp_path)
