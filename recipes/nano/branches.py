@@ -31,7 +31,7 @@ from video_llama.models import VideoLlamaForConditionalGeneration
 from video_llama.models.vision_branch import VisionBranch
 from video_llama.processing.processor import VideoLlamaProcessor
 
-VISION_STEPS = (2000, 1700)  # stage 1, stage 2
+VISION_STEPS = (2600, 2200)  # stage 1, stage 2
 AUDIO_STEPS = (900, 200)
 KEPT_WORDS = 0.5  # of stage 1's loss, in stage 2 of the vision branch
 COMPARED = 0.4  # of the scenes of stage 2 that can be: seen and heard

@@ -128,6 +128,8 @@ ROUNDS = (
     Round(600, 5e-4, 0.0, unsure),
     Round(1500, 7e-4, 0.3, unsure),
 )
+# Where there are no photographs: less than a third of the things.
+DRAWN_ROUNDS = (Round(1700, 2e-3, 0.0), Round(1000, 1.5e-3, 0.5), Round(1200, 1e-3, 0.3, unsure))
 
 
 class Prompts:
@@ -372,7 +374,8 @@ def train_language(
         loss = F.cross_entropy(logits, targets[learnt]) + 0.5 * kept
         return with_forms(loss, {**figures, **more})
 
-    kept = [material.work / f"language.{number}.progress.pt" for number in range(len(ROUNDS))]
+    rounds = ROUNDS if material.folder else DRAWN_ROUNDS
+    kept = [material.work / f"language.{number}.progress.pt" for number in range(len(rounds))]
     if not any(path.is_file() for path in kept):
         few, all_things = RECALL_STEPS
         recall.known = compare.known = min(FEW_THINGS, recall.known)
@@ -380,7 +383,7 @@ def train_language(
         if recall.known < len(recall.forms):
             recall.known = compare.known = len(recall.forms)
             train("recall", parameters, exercises_alone, all_things, RATE, weight_decay=0.02)
-    for number, part in enumerate(ROUNDS):
+    for number, part in enumerate(rounds):
         if any(path.is_file() for path in kept[number + 1 :]):
             continue
 

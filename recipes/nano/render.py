@@ -32,6 +32,7 @@ from video_llama.data.world.things import COLOURS, NAMED, SOUNDING
 THING_IDS = {name: i for i, name in enumerate(NAMED)}
 COLOUR_IDS = {name: i for i, name in enumerate(COLOURS)}
 FRAMES_PER_SCENE = 2
+DRAWN_CLIPS = 1 / 3  # of the clips: drawings alone, as the world's own questions are asked of
 FULL_SHARE = 0.6  # of lone photographed things that stay still: shown as the whole photograph
 # Columns of the facts of a frame: for the left (or only) group and the right one
 # thing (-1: not there), colour (-1: not known), count, then centre x, centre y, height, as shares
@@ -154,7 +155,8 @@ def render_frame_item(material: Material, seed: int) -> tuple[np.ndarray, ...]:
 def clip_scene(material: Material, seed: int) -> Scene:
     """The scene behind a training clip."""
     rng = random.Random(f"nano/clips/{seed}")
-    return sample_scene(rng, photographs=material.photographs, audible=material.audible)
+    photographs = 0.0 if rng.random() < DRAWN_CLIPS else material.photographs
+    return sample_scene(rng, photographs=photographs, audible=material.audible)
 
 
 def render_clip_item(material: Material, seed: int) -> tuple[np.ndarray]:

@@ -15,7 +15,7 @@ IMAGE_STEM = (48, 64, 256, 256)  # 64 -> 4 pixels
 AUDIO_STEM = (16, 24, 48, 96, 192)  # 128 x 204 -> 4 x 6
 
 SEED = 0
-SCENES = {"frames": 64000, "clips": 20000, "sounds": 8000, "recorded": 32000}  # of each kind
+SCENES = {"frames": 64000, "clips": 30000, "sounds": 8000, "recorded": 32000}  # of each kind
 
 
 def nano_config(vocab_size: int, bos: int, eos: int, pad: int) -> VideoLlamaConfig:
@@ -38,7 +38,6 @@ def nano_config(vocab_size: int, bos: int, eos: int, pad: int) -> VideoLlamaConf
             image_size=IMAGE_SIZE,
             patch_size=16,
             stem_channels=list(IMAGE_STEM),
-            stem_pooled=True,
         ),
         qformer_config=dict(qformer),
         video_qformer_config=dict(qformer),
@@ -52,12 +51,10 @@ def nano_config(vocab_size: int, bos: int, eos: int, pad: int) -> VideoLlamaConf
             vision_image_size=IMAGE_SIZE,
             vision_patch_size=16,
             vision_stem_channels=list(IMAGE_STEM),
-            vision_stem_pooled=True,
             audio_hidden_size=WIDTH,
             audio_num_hidden_layers=1,
             audio_num_attention_heads=6,
             audio_stem_channels=list(AUDIO_STEM),
-            audio_stem_pooled=True,
         ),
         text_config=LlamaConfig(
             vocab_size=vocab_size,

@@ -120,14 +120,12 @@ def test_feature_scaling(tiny_model, tiny_config, media, scaling):
     torch.testing.assert_close(seen, torch.full_like(seen, norms[1]))
 
 
-@pytest.mark.parametrize("pooled", [False, True])
-def test_convolutional_stems(tiny_model, tiny_config, media, tmp_path, pooled):
+def test_convolutional_stems(tiny_model, tiny_config, media, tmp_path):
     config = tiny_config()
-    vision = {**config.vision_config.to_dict(), "patch_size": 4}
-    vision |= {"stem_channels": [6, 8], "stem_pooled": pooled}
+    vision = {**config.vision_config.to_dict(), "patch_size": 4, "stem_channels": [6, 8]}
     imagebind = config.imagebind_config.to_dict()
     for side in ("vision", "audio"):
-        imagebind |= {f"{side}_stem_channels": [6, 8], f"{side}_stem_pooled": pooled}
+        imagebind |= {f"{side}_stem_channels": [6, 8]}
     model = tiny_model(vision_config=vision, imagebind_config=imagebind)
     with torch.no_grad():
         expected = model.get_video_features(media["pixel_values_videos"])
@@ -139,13 +137,10 @@ def test_convolutional_stems(tiny_model, tiny_config, media, tmp_path, pooled):
         assert torch.equal(loaded.get_audio_features(media["input_features"]), heard)
 
 
-@pytest.mark.parametrize("pooled", [False, True])
-def test_a_sound_may_have_any_length(pooled):
+def test_a_sound_may_have_any_length():
     sizes = {"audio_hidden_size": 8, "audio_num_hidden_layers": 1, "audio_num_attention_heads": 2}
-    stem = {"audio_stem_channels": [4, 6, 8], "audio_stem_pooled": pooled}
-    config = ImageBindConfig(
-        embedding_size=4, audio_mel_bins=17, audio_mel_frames=51, **sizes, **stem
-    )
+    sizes["audio_stem_channels"] = [4, 6, 8]
+    config = ImageBindConfig(embedding_size=4, audio_mel_bins=17, audio_mel_frames=51, **sizes)
     assert ImageBindAudio(config)(torch.zeros(2, 1, 17, 51)).shape == (2, 4)
 
 

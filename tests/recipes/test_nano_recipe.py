@@ -198,6 +198,7 @@ def miniature(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(language, "TALKS", 64 * 16)
     some = (language.Round(2, 1e-3, 0.0), language.Round(1, 1e-3, 1.0, language.unsure))
     monkeypatch.setattr(language, "ROUNDS", some)
+    monkeypatch.setattr(language, "DRAWN_ROUNDS", some)
     monkeypatch.setattr(language, "RECALL_STEPS", (1, 2))
     monkeypatch.setattr(naming, "STEPS", 2)
     monkeypatch.setattr(naming, "DRAWN_STEPS", 2)

@@ -26,7 +26,6 @@ class VideoLlamaVisionConfig(Blip2VisionConfig):
 
     initializer_range: float = 0.02
     stem_channels: list[int] | tuple[int, ...] = ()
-    stem_pooled: bool = False
 
 
 class ImageBindConfig(PreTrainedConfig):
@@ -57,7 +56,6 @@ class ImageBindConfig(PreTrainedConfig):
     vision_patch_size: int = 14
     vision_patch_frames: int = 2
     vision_stem_channels: list[int] | tuple[int, ...] = ()
-    vision_stem_pooled: bool = False
 
     audio_hidden_size: int = 768
     audio_num_hidden_layers: int = 12
@@ -68,7 +66,6 @@ class ImageBindConfig(PreTrainedConfig):
     audio_patch_size: int = 16
     audio_patch_stride: int = 10
     audio_stem_channels: list[int] | tuple[int, ...] = ()
-    audio_stem_pooled: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.feature_scaling not in ("published", "unit", "centered"):

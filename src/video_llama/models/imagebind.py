@@ -79,10 +79,9 @@ class ImageBindAudio(nn.Module):
         super().__init__()
         width = config.audio_hidden_size
         if config.audio_stem_channels:
-            channels, pooled = config.audio_stem_channels, config.audio_stem_pooled
-            self.patch_embedding = ConvStem(1, channels, width, pooled=pooled)
-            sizes = config.audio_mel_bins, config.audio_mel_frames
-            grid = [_halved(size, len(channels), pooled) for size in sizes]
+            channels = config.audio_stem_channels
+            self.patch_embedding = ConvStem(1, channels, width)
+            grid = [n >> len(channels) for n in (config.audio_mel_bins, config.audio_mel_frames)]
         else:
             size, stride = config.audio_patch_size, config.audio_patch_stride
             self.patch_embedding = nn.Conv2d(1, width, size, stride=stride, bias=False)
@@ -127,9 +126,9 @@ class ImageBindVision(nn.Module):
         super().__init__()
         width, size = config.vision_hidden_size, config.vision_image_size
         if config.vision_stem_channels:
-            channels, pooled = config.vision_stem_channels, config.vision_stem_pooled
-            self.patch_embedding = ConvStem(3, channels, width, pooled=pooled)
-            side = _halved(size, len(channels), pooled)
+            channels = config.vision_stem_channels
+            self.patch_embedding = ConvStem(3, channels, width)
+            side = size >> len(channels)
         else:
             patch = config.vision_patch_size
             kernel = (config.vision_patch_frames, patch, patch)
@@ -189,13 +188,6 @@ class ImageBind(nn.Module):
         if mean is None:
             return features
         return F.normalize(features - mean, dim=-1) * features.shape[-1] ** 0.5
-
-
-def _halved(size: int, times: int, pooled: bool) -> int:
-    """The size after `times` stages of a stem."""
-    for _ in range(times):
-        size = (size + (not pooled)) // 2
-    return size
 
 
 def _mean_buffer(config: ImageBindConfig) -> torch.Tensor | None:

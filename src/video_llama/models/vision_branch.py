@@ -26,7 +26,7 @@ class VisionBranch(nn.Module):
         self.vision_encoder.post_layernorm.eps = LN_VISION_EPS
         if config.vision_config.stem_channels:
             vision = config.vision_config
-            stem = ConvStem(3, vision.stem_channels, vision.hidden_size, pooled=vision.stem_pooled)
+            stem = ConvStem(3, vision.stem_channels, vision.hidden_size)
             self.vision_encoder.embeddings.register_module("patch_embedding", stem)
         self.query_tokens = nn.Parameter(torch.zeros(1, config.num_query_tokens, width))
         self.qformer = Blip2QFormerModel._from_config(config.qformer_config)
