@@ -14,6 +14,7 @@ from video_llama.data.world.things import NAMED
 
 ENCODED = 256  # photographs at once
 CUT_OUT = 40  # pixels of a thing before it is pasted
+COARSE, CRISP = 0.25, 0.4  # of sharp photographs, made coarse; of coarse ones, made crisp
 MIXED = 0.5  # of the photographs and recordings for encoders: another one shines through
 
 
@@ -69,6 +70,30 @@ def loosen(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return x.masked_fill(covered & (uniform(one, generator) < 0.2), 0.0)
 
 
+def as_sharp_as_any(
+    x: torch.Tensor, sharp: torch.Tensor, generator: torch.Generator
+) -> torch.Tensor:
+    """Photographs (B, 3, S, S) as they are, and some of the `sharp` ones (B,) made coarse, some of
+    the others crisp.
+
+    Most things are known from photographs of one kind, and how sharp one is would say which.
+    """
+    count, size = len(x), x.shape[-1]
+    one = (count, 1, 1, 1)
+    side = round(size * (0.36 + 0.24 * uniform((1,), generator).item()))
+    low = F.interpolate(x, size=(side, side), mode="bilinear", antialias=True)
+    coarse = F.interpolate(low, size=(size, size), mode="bicubic")
+    around = F.pad(x, (2, 2, 2, 2), mode="replicate")
+    edges = x - F.avg_pool2d(F.avg_pool2d(around, 3, stride=1), 3, stride=1)
+    rising = edges.mean(1, keepdim=True) > 0
+    # Steep edges: of what is near the largest or the smallest (Osher and Rudin 1990).
+    steep = torch.where(rising, F.max_pool2d(x, 3, 1, 1), -F.max_pool2d(-x, 3, 1, 1))
+    crisp = (x + 3 * uniform(one, generator) * edges).lerp(steep, 0.7 * uniform(one, generator))
+    known = sharp[:, None, None, None]
+    changed = uniform(one, generator) < torch.where(known, COARSE, CRISP)
+    return torch.where(changed, torch.where(known, coarse, crisp), x)
+
+
 def mixed(
     x: torch.Tensor, things: torch.Tensor, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -99,18 +124,17 @@ def both_names(
 
 
 class PhotographBatches:
-    """Endless batches of photographs: rare things come more often than they are, and sharp
-    photographs twice as often as others, for those of users are sharp."""
+    """Endless batches of photographs: those there are few of, of a thing and as sharp, come more
+    often than they are, and sharp ones twice as often as others, for those of users are sharp."""
 
     def __init__(self, material: Material, names: tuple[str, ...], seed: int) -> None:
         self.photographs = photographs(material)
         found = self.photographs.of_name
         self.index = np.concatenate([found[name] for name in names if name in found])
-        labels = self.photographs.labels[self.index]
-        counts = np.bincount(labels, minlength=len(NAMED))
-        self.weights = torch.from_numpy(
-            counts[labels] ** -0.5 * (1 + self.photographs.sharp[self.index])
-        )
+        labels, sharp = self.photographs.labels[self.index], self.photographs.sharp[self.index]
+        kinds = 2 * labels.astype(np.int64) + sharp
+        counts = np.bincount(kinds, minlength=2 * len(NAMED))
+        self.weights = torch.from_numpy(counts[kinds] ** -0.5 * (1 + sharp))
         self.generator = torch.Generator().manual_seed(seed)
 
     def draw(self, count: int, size: int = IMAGE_SIZE) -> tuple[torch.Tensor, torch.Tensor]:
@@ -118,6 +142,9 @@ class PhotographBatches:
         chosen = torch.multinomial(self.weights, count, generator=self.generator).sort().values
         index = self.index[chosen.numpy()]
         x = crop(pixels(self.photographs.pixels[index]), size, self.generator)
+        if size > CUT_OUT:  # all are sharp if they are smaller
+            sharp = torch.from_numpy(self.photographs.sharp[index]).to(DEVICE)
+            x = as_sharp_as_any(x, sharp, self.generator)
         return x, torch.from_numpy(self.photographs.labels[index].astype(np.int64)).to(DEVICE)
 
     @torch.no_grad()

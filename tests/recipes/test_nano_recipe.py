@@ -23,6 +23,7 @@ from recipes.nano import (
     loop,
     material,
     naming,
+    pictures,
     render,
     settings,
     text,
@@ -33,7 +34,7 @@ from recipes.nano.build import new_processor
 from recipes.nano.card import card
 from recipes.nano.facts import NOTHING, audio_words, video_words
 from recipes.nano.material import Material, unpack
-from recipes.nano.pictures import PhotographBatches, both_names, mixed
+from recipes.nano.pictures import PhotographBatches, as_sharp_as_any, both_names, mixed
 from recipes.reproduce import parts
 from video_llama import VideoLlama
 from video_llama.data.labelled import SPLITS
@@ -168,6 +169,38 @@ def test_where_a_pasted_thing_is(tmp_path: Path, shards: Path) -> None:
         near = torch.stack([columns, rows]) + 0.5 - render.GRID * row[3:5]
         assert near.abs().max() < 0.75  # of a patch
         assert (row[6:] == -1).all()
+
+
+def test_photographs_of_one_kind_come_as_of_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    fine = torch.randn(6, 3, 48, 48, generator=generator)
+    low = F.interpolate(fine, size=(24, 24), mode="bilinear", antialias=True)
+    x = torch.cat([fine, F.interpolate(low, size=(48, 48), mode="bicubic")])
+    sharp = torch.arange(12) < 6
+
+    def detail(of: torch.Tensor) -> torch.Tensor:
+        return of.diff(dim=-1).square().mean((1, 2, 3))
+
+    monkeypatch.setattr(pictures, "COARSE", 1.0)
+    monkeypatch.setattr(pictures, "CRISP", 1.0)
+    y = as_sharp_as_any(x, sharp, generator)
+    assert y.shape == x.shape
+    assert (detail(y)[:6] < 0.5 * detail(x)[:6]).all()
+    assert (detail(y)[6:] > 1.1 * detail(x)[6:]).all()
+    monkeypatch.setattr(pictures, "COARSE", 0.0)
+    monkeypatch.setattr(pictures, "CRISP", 0.0)
+    assert torch.equal(as_sharp_as_any(x, sharp, generator), x)
+
+
+def test_few_sharp_photographs_of_a_thing_are_drawn_often(tmp_path: Path, shards: Path) -> None:
+    chosen = Material(settings.work_dir(tmp_path), shards)
+    unpack(chosen)
+    shown = material.photographs(chosen)
+    for name, values in (("labels", [0] * 16 + [1]), ("sharp", [False] * 15 + [True] * 2)):
+        setattr(shown, name, np.array(values))
+    shown.pixels, shown.of_name = shown.pixels[:17], {"dog": np.arange(16), "cat": np.array([16])}
+    weights = PhotographBatches(chosen, ("dog", "cat"), 0).weights
+    torch.testing.assert_close(weights, torch.tensor([15**-0.5] * 15 + [2.0] * 2).double())
 
 
 def test_training_seeds_are_not_held_out() -> None:
