@@ -89,9 +89,9 @@ def as_sharp_as_any(
     # Steep edges: of what is near the largest or the smallest (Osher and Rudin 1990).
     steep = torch.where(rising, F.max_pool2d(x, 3, 1, 1), -F.max_pool2d(-x, 3, 1, 1))
     crisp = (x + 3 * uniform(one, generator) * edges).lerp(steep, 0.7 * uniform(one, generator))
-    known = sharp[:, None, None, None]
-    changed = uniform(one, generator) < torch.where(known, COARSE, CRISP)
-    return torch.where(changed, torch.where(known, coarse, crisp), x)
+    fine = sharp[:, None, None, None]
+    changed = uniform(one, generator) < torch.where(fine, COARSE, CRISP)
+    return torch.where(changed, torch.where(fine, coarse, crisp), x)
 
 
 def mixed(
