@@ -13,6 +13,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import av
@@ -254,10 +255,18 @@ def test_a_decoder_that_stops_while_it_is_given_a_large_medium_is_ended(
     assert still_decodes(pool, png())
 
 
+def answer_instead_of(pool, monkeypatch) -> Connection:
+    """Where to write what the pool's process is to have answered."""
+    (worker,) = pool._all
+    mine, other = multiprocessing.Pipe()
+    # This keeps the former one; the process would end when that is closed.
+    monkeypatch.setattr(worker, "connection", mine)
+    return other
+
+
 def test_a_decoder_that_stops_within_its_reply_is_ended(pool, png, background, monkeypatch) -> None:
     monkeypatch.setattr(decoding, "_GRACE", 0.2)
-    (worker,) = pool._all
-    worker.connection, other = multiprocessing.Pipe()  # its process cannot be made to do that
+    other = answer_instead_of(pool, monkeypatch)  # it cannot be made to do that
     os.write(other.fileno(), struct.pack("!i", 1000) + b"m")
     options = MediaOptions(limits=Limits(deadline=0.3))
     with pytest.raises(MediaLimitError, match="not decoded within"):
@@ -266,8 +275,7 @@ def test_a_decoder_that_stops_within_its_reply_is_ended(pool, png, background, m
 
 
 def test_a_reply_of_more_bytes_than_the_medium_can_have(pool, png, monkeypatch) -> None:
-    (worker,) = pool._all
-    worker.connection, other = multiprocessing.Pipe()
+    other = answer_instead_of(pool, monkeypatch)
     os.write(other.fileno(), struct.pack("!i", 1 << 30))
     with pytest.raises(CorruptMediaError):
         pool.read(png(), MediaOptions(limits=GatePolicy().limits["video"]))
