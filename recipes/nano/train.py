@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -117,11 +118,10 @@ def make_joint_space(material: Material) -> None:
 def frozen_model(
     processor: VideoLlamaProcessor, material: Material
 ) -> VideoLlamaForConditionalGeneration:
-    """The trained language model and encoders, with new branches."""
+    """The trained language model and frame encoder, with new branches."""
     model = new_model(processor)
     load_language(model, material.work)
     load_vision(model, material)
-    load(material.work, "imagebind", model.audio_branch.imagebind)
     model.language_model.requires_grad_(False).eval()
     return model
 
@@ -144,6 +144,7 @@ def make_audio_branch(material: Material) -> None:
     def make() -> None:
         processor = new_processor(material)
         model = frozen_model(processor, material)
+        load(material.work, "imagebind", model.audio_branch.imagebind)
         train_audio_branch(model, processor, material)
         save(material.work, "audio_branch", model.audio_branch)
 
@@ -193,8 +194,16 @@ def run_steps(steps: dict[Step, tuple[Step, ...]], material: Material, threads: 
                 del waiting[step]
                 running[pool.submit(step, material)] = step
             for finished in wait(running, return_when=FIRST_COMPLETED).done:
-                finished.result()
-                done.add(running.pop(finished))
+                step = running.pop(finished)
+                if (failed := finished.exception()) is not None:
+                    for other in running.values():  # and is not run again
+                        print(
+                            f"{step.__name__}: {failed}; {other.__name__} is finished first",
+                            file=sys.stderr,
+                            flush=True,
+                        )
+                    raise failed
+                done.add(step)
 
 
 def build(material: Material, out: Path, threads: int = 1) -> None:

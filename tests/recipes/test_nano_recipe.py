@@ -282,25 +282,34 @@ def add_item(tar: tarfile.TarFile, number: int, label: str, kind: str, data: byt
         tar.addfile(member, io.BytesIO(content))
 
 
+# Together they have each step run with no others done than those that it needs.
+SEEING_FIRST = ("naming", "vision", "language", "vision_branch", "joint_space", "audio_branch")
+HEARING_FIRST = ("naming", "joint_space", "language", "vision", "audio_branch", "vision_branch")
+
+
 @pytest.mark.usefixtures("miniature")
-@pytest.mark.parametrize("photographed", [False, True])
+@pytest.mark.parametrize(("photographed", "order"), [(False, SEEING_FIRST), (True, HEARING_FIRST)])
 def test_every_step_runs_and_the_model_answers(
     tmp_path: Path,
     shards: Path,
     photographed: bool,
+    order: tuple[str, ...],
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out = tmp_path / "model"
     work = settings.work_dir(tmp_path / "work")
     chosen = Material(work, shards if photographed else None)
+    steps = {getattr(train, f"make_{name}"): () for name in order}
+    assert steps.keys() == train.STEPS.keys()
+    monkeypatch.setattr(train, "STEPS", steps)
     train.build(chosen, out)
     first = (out / "model.safetensors").read_bytes()
     capsys.readouterr()
 
     train.build(chosen, out)  # everything is there already
-    steps = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [line for line in steps if "step" in line] == []
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line for line in lines if "step" in line] == []
     assert (out / "model.safetensors").read_bytes() == first
 
     world = load_questions(TASK, None, tmp_path / "results", limit=40)
@@ -339,12 +348,18 @@ def note_that_two_ended(chosen: Material) -> None:
         (chosen.work / "two.ended").touch()
 
 
+def end_later(chosen: Material) -> None:
+    time.sleep(1)
+
+
 def break_off(chosen: Material) -> None:
     raise FloatingPointError(f"{chosen.work.name}: the gradient is not finite")
 
 
 @pytest.mark.skipif(loop.DEVICE.type != "cpu", reason="an accelerator does one step after another")
-def test_steps_beside_each_other_share_the_cores(tmp_path: Path) -> None:
+def test_steps_beside_each_other_share_the_cores(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     steps = {note_threads: (), note_more: (), note_that_two_ended: (note_threads, note_more)}
     train.run_steps(steps, Material(tmp_path), threads=6)
     assert (tmp_path / "two.ended").is_file()
@@ -353,7 +368,9 @@ def test_steps_beside_each_other_share_the_cores(tmp_path: Path) -> None:
     assert len(notes) == 2
     assert f"{os.getpid()}.threads" not in {path.name for path in notes}
     with pytest.raises(FloatingPointError, match="not finite"):
-        train.run_steps({note_threads: (), break_off: ()}, Material(tmp_path), threads=2)
+        train.run_steps({end_later: (), break_off: ()}, Material(tmp_path), threads=2)
+    said = "gradient is not finite; end_later is finished first\n"
+    assert capsys.readouterr().err.endswith(said)  # not an hour later
 
 
 def test_classes_without_a_word_are_left_out(tmp_path: Path, shards: Path) -> None:
