@@ -31,6 +31,11 @@ LOOKUP_SHARE = 0.35
 LOOKUPS = {"colour": 2, "count": 2, "motion": 2, "presence": 3, "audible": 2, "match": 3}
 LOOKUP_TURNS = 3
 TOLD_APART = ("colour", "count", "motion")
+# Of all conversations: about drawings alone. Of a photograph no colour is known, so that beside one
+# the only colour there is answers, whichever thing is asked about.
+DRAWN_TALKS = 0.4
+# Where something is seen: seldom what is seen itself is heard, or what is seen is said to be heard.
+HEARD = {"none": 0.3, "match": 0.15, "other": 0.55}
 LISTED_SHARE = 0.25  # questions that both of two things answer
 LISTED = ("object", "describe", "order", "place", "both")
 CJK = r"[\u3000-\u303f\u3400-\u9fff\uff00-\uffef]"
@@ -65,20 +70,26 @@ def make_talk(material: Material, seed: int) -> Talk:
     """The training conversation of a number: one to three questions in one language."""
     rng = random.Random(f"nano/talk/{seed}")
     sort = rng.random()
+    photographs = 0.0 if rng.random() < DRAWN_TALKS else material.photographs
     if sort < LOOKUP_SHARE:
-        return make_lookup(material, rng)
+        return make_lookup(material, photographs, rng)
     if sort < LOOKUP_SHARE + LISTED_SHARE:
-        return make_listed(material, rng)
+        return make_listed(material, photographs, rng)
     kind = rng.choices(list(KINDS), list(KINDS.values()))[0]
-    scene = sample_scene(rng, kind, photographs=material.photographs, audible=material.audible)
+    scene = sample_scene(
+        rng, kind, sound_weights=HEARD, photographs=photographs, audible=material.audible
+    )
     language = rng.choice(["en", "zh"])
     asked = questions(scene, language, rng=rng)
     rng.shuffle(asked)
     return Talk(scene, tuple(asked[: rng.choice((1, 1, 2, 2, 3))]))
 
 
-def make_lookup(material: Material, rng: random.Random) -> Talk:
-    """Three questions whose answers are found by looking for the thing that each names."""
+def make_lookup(material: Material, photographs: float, rng: random.Random) -> Talk:
+    """Three questions whose answers are found by looking for the thing that each names.
+
+    `photographs` is the share of things that are photographed.
+    """
     asked = rng.choices(list(LOOKUPS), list(LOOKUPS.values()))[0]
     relations = {"alone": 0.2, "beside": 0.4, "then": 0.4}
     if asked in ("colour", "count", "motion"):
@@ -90,8 +101,8 @@ def make_lookup(material: Material, rng: random.Random) -> Talk:
             rng,
             rng.choice(kinds),
             relation_weights=relations,
-            sound_weights={"match": 1, "other": 1} if asked in ("audible", "match") else None,
-            photographs=material.photographs,
+            sound_weights={"match": 1, "other": 1} if asked in ("audible", "match") else HEARD,
+            photographs=photographs,
             audible=material.audible,
         )
         if asked in TOLD_APART and not tells_apart(scene, asked):
@@ -107,14 +118,18 @@ def make_lookup(material: Material, rng: random.Random) -> Talk:
             return Talk(scene, tuple(made))
 
 
-def make_listed(material: Material, rng: random.Random) -> Talk:
-    """Two questions about two things that are told one after the other."""
+def make_listed(material: Material, photographs: float, rng: random.Random) -> Talk:
+    """Two questions about two things that are told one after the other.
+
+    `photographs` is the share of things that are photographed.
+    """
     while True:
         scene = sample_scene(
             rng,
             rng.choice(("video", "video", "image")),
             relation_weights={"beside": 1.0, "then": 1.0},
-            photographs=material.photographs,
+            sound_weights=HEARD,
+            photographs=photographs,
             audible=material.audible,
         )
         kinds = rng.sample(LISTED, 2)

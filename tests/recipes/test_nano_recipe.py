@@ -89,7 +89,7 @@ def test_what_shines_through_has_its_share_of_the_name() -> None:
 def test_lookups_need_the_thing_that_is_named() -> None:
     chosen, rng, kinds = Material(Path("work"), Path("photographs")), random.Random(0), set()
     for _ in range(300):
-        talk = text.make_lookup(chosen, rng)
+        talk = text.make_lookup(chosen, chosen.photographs, rng)
         assert len(talk.turns) == text.LOOKUP_TURNS
         for qa in talk.turns:
             kinds.add(qa.kind)
@@ -99,9 +99,20 @@ def test_lookups_need_the_thing_that_is_named() -> None:
     assert kinds == set(text.LOOKUPS)
 
 
+def test_which_of_two_colours_is_asked_about_often_enough() -> None:
+    chosen = Material(Path("work"), Path("photographs"))
+    known = [
+        sum(group.colour is not None for group in talk.scene.groups)
+        for talk in (text.make_talk(chosen, seed) for seed in range(1000))
+        for qa in talk.turns
+        if qa.kind == "colour" and len(talk.scene.groups) == 2
+    ]
+    assert known.count(2) > known.count(1) > 0  # one colour answers without a look at its thing
+
+
 def test_what_is_listed_are_two_things() -> None:
     chosen, rng = Material(Path("work"), Path("photographs")), random.Random(0)
-    made = [text.make_listed(chosen, rng) for _ in range(100)]
+    made = [text.make_listed(chosen, chosen.photographs, rng) for _ in range(100)]
     assert {qa.kind for talk in made for qa in talk.turns} == set(text.LISTED)
     assert all(len(talk.scene.groups) == 2 and talk.turns for talk in made)
 
