@@ -196,7 +196,7 @@ def run_steps(steps: dict[Step, tuple[Step, ...]], material: Material, threads: 
             for finished in wait(running, return_when=FIRST_COMPLETED).done:
                 step = running.pop(finished)
                 if (failed := finished.exception()) is not None:
-                    for other in running.values():  # and is not run again
+                    for other in running.values():  # what it has made by then is kept
                         print(
                             f"{step.__name__}: {failed}; {other.__name__} is finished first",
                             file=sys.stderr,
