@@ -297,6 +297,14 @@ def test_sound_left_out_by_wish(assistant, clip_path):
     assert answer.warnings == ()
 
 
+def test_the_sound_of_films_left_out_by_wish(assistant, clip_path, tmp_path, write_clip):
+    film = assistant.chat(clip_path, with_film_sound=False).answer("?", **SHORT).media[0]
+    assert (film.picture, film.sound) == ("used", "left out")
+    tone = write_clip(tmp_path / "tone.wav", picture=False)
+    sound = assistant.chat(tone, with_film_sound=False).answer("?", **SHORT).media[0]
+    assert (sound.picture, sound.sound) == ("absent", "used")
+
+
 def test_a_model_without_audio_branch_says_so(deaf, clip_path, tmp_path, write_clip):
     answer = deaf.chat(clip_path).answer("?", **SHORT)
     assert answer.media[0].sound == "not used (the model has no audio branch)"
@@ -434,6 +442,12 @@ def test_an_answer_takes_what_room_is_left(assistant, clip_path):
 def test_an_empty_question_is_refused(assistant, clip_path, question):
     with pytest.raises(PromptError, match="empty"):
         assistant.chat(clip_path).stream(question)
+
+
+@pytest.mark.parametrize(("question", "said"), [(None, "NoneType"), ("half \ud83d", "UTF-8")])
+def test_what_is_no_text_is_no_question(assistant, clip_path, question, said):
+    with pytest.raises(PromptError, match=said):
+        assistant.chat(clip_path).ask(question)
 
 
 def test_bad_options_are_named(assistant, clip_path):

@@ -132,6 +132,13 @@ def test_wrong_arguments_are_status_2(run, tmp_path, arguments, message):
     assert message in err
 
 
+@pytest.mark.parametrize("question", ["What is the dog doing? " * 20, "狗是什么颜色的？" * 30])
+def test_a_question_may_be_longer_than_the_name_of_a_file(run, tiny_model_dir, clip_path, question):
+    status, out, _ = run("ask", clip_path, question, "-m", tiny_model_dir, *SHORT)
+    assert (status, bool(out.strip())) == (0, True)
+    assert "no media are given" in run("ask", question)[2]
+
+
 def test_a_file_without_suffix_that_is_not_there_is_told_as_such(run):
     status, _, err = run("ask", "clip", "What is this?")
     assert (status, "no such file: clip" in err) == (1, True)
@@ -232,6 +239,13 @@ def test_errors_do_not_end_a_conversation(talk):
     assert out.strip()
 
 
+def test_what_is_no_text_does_not_end_a_conversation(talk):
+    worked, out, err = talk("half a \udce9 letter", "What?")
+    assert not worked
+    assert err == "error: the question is not text in UTF-8\n"
+    assert out.strip()
+
+
 def test_an_interrupt_stops_an_answer_only(talk, monkeypatch):
     real = talk.session.stream
 
@@ -260,6 +274,7 @@ def test_paths_after_media(tmp_path, monkeypatch):
     assert split_paths("a b.mp4") == ["a b.mp4"]
     assert split_paths("'c d.mp4' e.mp4") == ["c d.mp4", "e.mp4"]
     assert split_paths("it's.mp4") == ["it's.mp4"]
+    assert split_paths(" ".join(["long.mp4"] * 99)) == ["long.mp4"] * 99
 
 
 # The rest

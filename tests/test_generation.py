@@ -26,6 +26,7 @@ from video_llama.generation import AnswerText, GenerationOptions, IdsToText
         ("repetition_penalty", 0),
         ("seed", -1),
         ("seed", 1.5),
+        ("seed", 2**64),
         ("stop", ("",)),
         ("stop", (3,)),
     ],
@@ -33,6 +34,11 @@ from video_llama.generation import AnswerText, GenerationOptions, IdsToText
 def test_a_bad_option_is_named(field, value):
     with pytest.raises(OptionError, match=field):
         GenerationOptions(**{field: value})
+
+
+def test_next_to_no_temperature_is_none():
+    assert GenerationOptions(temperature=1e-39).temperature == 0.0
+    assert GenerationOptions(temperature=1e-3).temperature == 1e-3
 
 
 def test_an_unknown_option_is_named():

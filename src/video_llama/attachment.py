@@ -48,6 +48,7 @@ class MediaOptions:
         fps: frames looked at in each second, at most `num_frames` if that is given, too.
         with_picture: False leaves all pictures out.
         with_sound: False leaves all sound out.
+        with_film_sound: False leaves out the sound of what is seen; sound alone is heard.
         on_bad_sound: "error", or "warn": go on without a sound that does not decode.
         limits: how large and long a medium may be.
         policy: from which hosts media may be fetched.
@@ -57,6 +58,7 @@ class MediaOptions:
     fps: float | None = None
     with_picture: bool = True
     with_sound: bool = True
+    with_film_sound: bool = True
     on_bad_sound: OnBadSound = "error"
     limits: Limits = field(default_factory=Limits)
     policy: SourcePolicy = field(default_factory=SourcePolicy)
@@ -189,6 +191,10 @@ def _read(
             policy=options.policy,
         )
 
+    if not options.with_film_sound:
+        clip = load(False)
+        if clip.frames is not None or clip.info.audio is None:
+            return clip, False
     try:
         return load(options.with_sound and processor.has_audio_branch), False
     except CorruptMediaError as error:
@@ -215,7 +221,7 @@ def _sound_status(
         return ABSENT
     if not processor.has_audio_branch:
         return NO_BRANCH
-    if not options.with_sound:
+    if not options.with_sound or (clip.frames is not None and not options.with_film_sound):
         return LEFT_OUT
     if failed:
         return FAILED

@@ -273,8 +273,7 @@ class ChatSession:
 
     def _begin(self, question: str, options: GenerationOptions) -> Reply:
         started = time.monotonic()
-        if not question.strip():
-            raise PromptError("the question is empty; ask something")
+        _require_text(question)
         media = tuple(self._pending)
         turns = [*self._turns, Turn(question, media)]
         prompt = write_prompt(turns, self._system, self._attachments, self._assistant.processor)
@@ -309,6 +308,17 @@ class ChatSession:
             media=self.media,
             warnings=[warning for attachment in told for warning in attachment.warnings],
         )
+
+
+def _require_text(question: str) -> None:
+    if not isinstance(question, str):
+        raise PromptError(f"a question is a text, not {type(question).__name__}")
+    if not question.strip():
+        raise PromptError("the question is empty; ask something")
+    try:
+        question.encode()
+    except UnicodeEncodeError:
+        raise PromptError("the question is not text in UTF-8") from None
 
 
 def _flat(media: Iterable[Any]) -> Iterator[Any]:

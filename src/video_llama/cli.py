@@ -334,7 +334,7 @@ def world(
     count: Annotated[int, typer.Option(min=1, metavar="N", help="Files to write.")] = 100,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Number of the first one.")] = 0,
     seconds: Annotated[float, typer.Option(metavar="X", help="Length of clips and sounds.")] = 4.0,
-    fps: Annotated[int, typer.Option(min=1, metavar="N", help="Frames a second.")] = 12,
+    fps: Annotated[int, typer.Option(min=1, max=120, metavar="N", help="Frames a second.")] = 12,
     as_json: AsJson = False,
 ) -> None:
     """Write clips of a made-up world whose facts are known.

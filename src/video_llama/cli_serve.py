@@ -211,8 +211,13 @@ def _tell(with_page: bool, no_page: bool, address: str) -> None:
 
 def _keys(given: list[str] | None) -> tuple[str, ...]:
     # Taken out: processes that are started from here would inherit it.
-    named = os.environ.pop(KEY_VARIABLE, "").split(",")
-    keys = tuple(dict.fromkeys(key.strip() for key in [*(given or []), *named] if key.strip()))
+    named = os.environ.pop(KEY_VARIABLE, "")
+    if not all(key.strip() for key in given or []):
+        raise OptionError("--api-key is empty; give a key, or leave it out")
+    found = [key.strip() for key in [*(given or []), *named.split(",")]]
+    keys = tuple(dict.fromkeys(key for key in found if key))
+    if named and not keys:
+        raise OptionError(f"{KEY_VARIABLE} holds no key; give one, or take the variable away")
     if not all(key.isascii() and key.isprintable() for key in keys):
         raise OptionError("a key has letters, digits and signs of ASCII only: it goes in a header")
     if any(len(key) < SHORTEST_KEY for key in keys):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from video_llama.terminal import (
+    is_there,
     loading,
     prepare_libraries,
     print_json,
@@ -89,7 +90,7 @@ def argument_mistake(media: Sequence[str], question: str) -> str | None:
         )
     if not media:
         return f"no media are given: ask MEDIA... {question!r}"
-    if Path(question).is_file():
+    if is_there(question) and Path(question).is_file():
         return f"the question comes last, and {question!r} is a file"
     if len(media) == 1 and any(mark in question for mark in " ?？"):
         return None  # the question is whole; a file that is not there is told of as such
@@ -105,8 +106,8 @@ def argument_mistake(media: Sequence[str], question: str) -> str | None:
 def _looks_like_file(text: str) -> bool:
     if _is_address(text):
         return True
-    path = Path(text)
-    return path.suffix.lower() in MEDIA_SUFFIXES or "/" in text or path.exists()
+    known = Path(text).suffix.lower() in MEDIA_SUFFIXES
+    return known or "/" in text or is_there(text)
 
 
 def _is_address(text: str) -> bool:

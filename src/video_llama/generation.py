@@ -8,6 +8,8 @@ from typing import Any, Self
 
 from video_llama.errors import OptionError
 
+COLDEST = 1e-6  # colder is 0: scores divided by less are no numbers any more
+SEEDS = 2**64  # torch has no more
 REPLACEMENT = "\ufffd"  # what a tokenizer writes for bytes that are not (yet) a character
 
 
@@ -44,11 +46,15 @@ class GenerationOptions:
         if self.max_new_tokens is not None:
             _require_integer("max_new_tokens", self.max_new_tokens, least=1)
         _require_number("temperature", self.temperature, "0 or more", lambda x: x >= 0)
+        if self.temperature < COLDEST:
+            object.__setattr__(self, "temperature", 0.0)
         _require_number("top_p", self.top_p, "above 0 and at most 1", lambda x: 0 < x <= 1)
         _require_integer("top_k", self.top_k, least=0)
         _require_number("repetition_penalty", self.repetition_penalty, "above 0", lambda x: x > 0)
         if self.seed is not None:
             _require_integer("seed", self.seed, least=0)
+            if self.seed >= SEEDS:
+                raise OptionError(f"seed must be below 2**64, not {self.seed}")
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
         if not all(isinstance(text, str) and text for text in stop):
             raise OptionError(f"stop must be texts of at least one character, not {self.stop!r}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from video_llama.errors import OptionError, VideoLlamaError
-from video_llama.terminal import print_warnings, write
+from video_llama.terminal import is_there, print_warnings, write
 
 if TYPE_CHECKING:
     from video_llama.answer import MediaUse
@@ -112,7 +112,7 @@ class Repl:
 
 def split_paths(text: str) -> list[str]:
     """Paths as a shell would read them; a name with spaces that exists needs no quotes."""
-    if Path(text).exists():
+    if is_there(text):
         return [text]
     try:
         return shlex.split(text)

@@ -122,6 +122,14 @@ def _report_fault(
     )
 
 
+def is_there(text: str) -> bool:
+    """Whether a text is the name of a file or a folder; one that can be no name is none."""
+    try:
+        return Path(text).exists()
+    except (OSError, ValueError):  # too long, or with a zero in it
+        return False
+
+
 def print_json(value: Any) -> None:
     """One object on stdout, readable by people too."""
     print(json.dumps(value, ensure_ascii=False, indent=2))

@@ -192,6 +192,19 @@ def test_no_processor(ours):
         load_processor(ours)
 
 
+def test_no_processor_config(ours):
+    (ours / "processor_config.json").unlink()  # the rest would be read with defaults
+    assert "no processor_config.json" in failures(verify(ours))["processor"]
+    with pytest.raises(CheckpointError, match=r"no processor_config\.json"):
+        load_processor(ours)
+
+
+def test_the_folder_of_a_run_is_told_from_its_model(ours, tmp_path):
+    ours.rename(tmp_path / "model")
+    with pytest.raises(CheckpointError, match=r"its model is .*/model"):
+        load_model(tmp_path)
+
+
 @pytest.mark.parametrize(
     "field", ["video_token_id", "audio_token_id", "image_size", "num_video_tokens", "target_length"]
 )

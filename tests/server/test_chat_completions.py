@@ -174,6 +174,38 @@ def test_how_media_are_read(client, ask, film, assistant, clip_path):
     assert some[0][1] != pytest.approx(plain[1], abs=1e-4)
 
 
+def test_films_that_are_files_are_not_listened_to_either(client, ask, film, wav, data_url):
+    def tokens(media: str, *, sound: bool) -> int:
+        part = {"type": "file", "file": {"file_data": media, "filename": "a"}}
+        extra = {"mm_processor_kwargs": {"use_audio_in_video": sound}}
+        return client.chat.completions.create(**ask(part), extra_body=extra).usage.prompt_tokens
+
+    assert tokens(film, sound=False) < tokens(film, sound=True)
+    sound = data_url(wav, "audio/wav")
+    assert tokens(sound, sound=False) == tokens(sound, sound=True)
+
+
+def test_bodies_that_are_not_said_to_be_json(api, ask):
+    with api.http() as http:
+        told = http.post("/v1/chat/completions", content=json.dumps(ask()).encode())
+        assert told.status_code == 400
+        assert "Content-Type: application/json" in told.json()["error"]["message"]
+        assert http.post("/v1/chat/completions").json()["error"]["message"] == "the body is empty"
+
+
+def test_what_is_wrong_with_a_list_of_stops(client, ask):
+    for stop, said in ((["x"] * 17, "at most"), ([3], "string")):
+        with pytest.raises(openai.BadRequestError) as caught:
+            client.chat.completions.create(**ask(), stop=stop)
+        assert caught.value.param.startswith("stop")
+        assert said in caught.value.message
+
+
+def test_probes_may_ask_for_no_body(api):
+    with api.http() as http:
+        assert http.head("/health").status_code == 200
+
+
 def test_a_clip_is_encoded_once_whoever_asks(api, client, ask, film):
     client.chat.completions.create(**ask(video(film)))
     before = api.server.serving.state()

@@ -36,6 +36,13 @@ def test_short_keys_are_refused(run, monkeypatch) -> None:
     assert "8 characters" in run("serve")[2]
 
 
+def test_empty_keys_are_no_open_door(run, monkeypatch) -> None:
+    monkeypatch.delenv(cli_serve.KEY_VARIABLE, raising=False)
+    assert "--api-key is empty" in run("serve", "--api-key", " \n")[2]
+    monkeypatch.setenv(cli_serve.KEY_VARIABLE, " , ")
+    assert "holds no key" in run("serve")[2]
+
+
 def test_keys_come_from_options_and_the_environment(monkeypatch) -> None:
     monkeypatch.setenv(cli_serve.KEY_VARIABLE, " second-key , third-key ,, first-key")
     keys = cli_serve._keys(["first-key"])

@@ -117,6 +117,7 @@ def test_uploads_that_are_too_large(locked):
         with pytest.raises(openai.APIStatusError) as caught:
             client.files.create(file=io.BytesIO(bytes(size)), purpose="vision")
         assert caught.value.status_code == 413
+        assert "make the file smaller" in caught.value.message
 
 
 def test_forms_are_strict(locked):

@@ -227,6 +227,24 @@ def test_nothing_to_validate_on_is_no_perfect_score(recipe, other_pictures, read
     assert (made.output_dir / "checkpoints/step-00000001").is_dir()
 
 
+def test_a_run_that_learnt_nothing_writes_no_model(recipe, other_pictures, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(other_pictures.read_text())  # without the pictures beside it
+    made = recipe(**{"data": [{"path": str(rows)}], "schedule.steps_per_epoch": 2})
+    for _ in range(2):  # and going on changes nothing
+        with pytest.raises(TrainingError, match=r"all 8 samples are bad.*rows\.jsonl#"):
+            train(made, io.StringIO())
+    assert not (made.output_dir / "model").exists()
+
+
+def test_a_warm_up_longer_than_the_run_is_told(recipe):
+    made = recipe(**{"schedule.warmup_steps": 100, "schedule.steps_per_epoch": 1})
+    out = io.StringIO()
+    train(made, out)
+    assert "never to schedule.peak" in out.getvalue()
+    assert "schedule.warmup_steps is 100" in out.getvalue()
+
+
 def test_a_loss_that_is_no_number_is_never_the_best(recipe, other_pictures, monkeypatch):
     losses = iter([math.nan, 2.0, math.nan])
     monkeypatch.setattr(Validation, "measure", lambda *_: Measured(next(losses), 0.0, 1, 1, 0))

@@ -89,6 +89,11 @@ def whole_model(directory: Path, part: Part, *, offline: bool | None = None) -> 
 def load_processor(directory: str | Path) -> VideoLlamaProcessor:
     """The processor of a directory. Raises CheckpointError when it has none."""
     directory = Path(directory)
+    if not (directory / "processor_config.json").is_file():
+        raise CheckpointError(
+            f"{directory.name} has no processor_config.json, which says how frames and sound are "
+            "prepared and what a prompt looks like; copy the model's files again, all of them"
+        )
     try:
         return VideoLlamaProcessor.from_pretrained(directory, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -106,6 +111,10 @@ def read_config(directory: Path) -> VideoLlamaConfig:
     if not directory.is_dir():
         raise CheckpointError(f"no such directory: {directory}")
     if not (directory / "config.json").is_file():
+        if (directory / "model" / "config.json").is_file():
+            raise CheckpointError(
+                f"{directory.name} is the folder of a training run; its model is {directory}/model"
+            )
         raise CheckpointError(
             f"{directory.name} has no config.json; published files are converted with "
             "'video-llama convert' first"

@@ -30,7 +30,7 @@ def frames_of(array: FramesArray, limits: Limits) -> np.ndarray:
     if frames.ndim != _FRAME_RANK or frames.shape[-1] != 3:
         raise UnsupportedMediaError(
             f"frames have the shape (T, H, W, 3) or (H, W, 3), not {tuple(to_shape(array.frames))};"
-            " wrap sound in SoundArray(samples, rate)"
+            " wrap sound in video_llama.media.source.SoundArray(samples, rate)"
         )
     if frames.dtype != np.uint8 and not np.issubdtype(frames.dtype, np.floating):
         raise UnsupportedMediaError(

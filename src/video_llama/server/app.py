@@ -177,6 +177,7 @@ def _add_files(app: FastAPI, files: FileStore, bearer: list[Any]) -> None:
 
 
 def _add_state(app: FastAPI, serving: Serving) -> None:
+    @app.head("/health", include_in_schema=False)  # some probes ask so
     @app.get("/health")
     async def health() -> State:
         """Whether the server lives. Open to everybody."""
@@ -211,8 +212,8 @@ def _add_handlers(app: FastAPI) -> None:
         return JSONResponse(refusal.body, refusal.status, refusal.headers)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        return await refused(_, _validation_refusal(error.errors()[0]))
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        return await refused(request, _validation_refusal(request, error.errors()))
 
     @app.exception_handler(HTTPException)
     async def http_error(_: Request, error: HTTPException) -> Response:
@@ -235,8 +236,18 @@ def _add_handlers(app: FastAPI) -> None:
         return await refused(_, fault())
 
 
-def _validation_refusal(error: dict[str, Any]) -> Refusal:
+def _validation_refusal(request: Request, errors: Sequence[dict[str, Any]]) -> Refusal:
     """The first thing that is wrong with a body, by the name of its field."""
+    error = errors[0]
+    if tuple(error["loc"]) == ("body",) and error["type"] != "json_invalid":
+        if error["type"] == "missing":
+            return Refusal(400, "the body is empty", code="invalid_json")
+        if "json" not in request.headers.get("content-type", ""):
+            words = "the body is not said to be JSON; send it with Content-Type: application/json"
+            return Refusal(400, words, code="invalid_json")
+    if isinstance(error.get("input"), list) and error["type"] == "string_type":
+        # What may be a text or a list of them is a list here: what is wrong with that counts.
+        error = next((one for one in errors[1:] if one["loc"][1] == error["loc"][1]), error)
     param = _field_name(error["loc"])
     if error["type"] == "extra_forbidden":
         return _bad_field(param, f"the field {param!r} is not known here", "unknown_field")

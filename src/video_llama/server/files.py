@@ -162,7 +162,7 @@ class FileStore:
 
     def _reserve(self, owner: str, size: int) -> None:
         if size > self.policy.file_bytes:
-            raise too_large(self.policy.file_bytes)
+            raise too_large(self.policy.file_bytes, upload=True)
         if size == 0:
             raise Refusal(400, "the file is empty", code="empty_file", param="file")
         with self._lock:

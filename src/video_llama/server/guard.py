@@ -127,14 +127,13 @@ class Guard:
         return Refusal(403, words, code="wrong_host", kind="permission_error")
 
     def _limit(self, scope: Scope) -> int:
-        upload = scope["path"].rstrip("/") in UPLOAD_PATHS
-        return self._policy.upload_bytes if upload else self._policy.body_bytes
+        return self._policy.upload_bytes if _is_upload(scope) else self._policy.body_bytes
 
     def _announced(self, scope: Scope) -> Refusal | None:
         length = Headers(scope=scope).get("content-length", "")
         count, limit = int(length) if length.isdecimal() else 0, self._limit(scope)
         if count > limit:
-            return too_large(limit)
+            return too_large(limit, upload=_is_upload(scope))
         return busy() if count and self._held[limit] + count > limit * self._policy.bodies else None
 
     @contextlib.contextmanager
@@ -144,6 +143,7 @@ class Guard:
         What has arrived counts as held until the request is over.
         """
         limit, loop = self._limit(scope), asyncio.get_running_loop()
+        upload = _is_upload(scope)
         end = loop.time() + self._policy.body_seconds
         state = {"bytes": 0, "more": True}
 
@@ -162,7 +162,7 @@ class Guard:
             self._held[limit] += count
             state["more"] = message.get("more_body", False)
             if state["bytes"] > limit:
-                raise RefusedBody(too_large(limit))
+                raise RefusedBody(too_large(limit, upload=upload))
             if self._held[limit] > limit * self._policy.bodies:
                 raise RefusedBody(busy())
             return message
@@ -171,6 +171,10 @@ class Guard:
             yield bounded
         finally:
             self._held[limit] -= state["bytes"]
+
+
+def _is_upload(scope: Scope) -> bool:
+    return scope["path"].rstrip("/") in UPLOAD_PATHS
 
 
 def _is_browser(scope: Scope, refusal: Refusal) -> bool:

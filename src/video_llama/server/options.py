@@ -49,5 +49,6 @@ def reading_options(request: ChatRequest, reference: MediaRef, opened: Opened) -
         fps=video.fps,
         with_picture=reference.kind != "audio",
         with_sound=reference.kind in ("audio", "file") or (sound and reference.kind == "video"),
+        with_film_sound=sound or reference.kind != "file",
         limits=opened.limits,
     )

@@ -134,9 +134,10 @@ def closing() -> Refusal:
     return Refusal(503, message, code="shutting_down", kind=FAULT, retry_after=RETRY_AFTER)
 
 
-def too_large(count: int) -> Refusal:
-    """A body, or a file, of more than `count` bytes."""
-    message = f"more than {count:,} bytes are not accepted here; large media go to /v1/files"
+def too_large(count: int, *, upload: bool = False) -> Refusal:
+    """A body, or a file that is uploaded, of more than `count` bytes."""
+    way = "make the file smaller" if upload else "large media go to /v1/files"
+    message = f"more than {count:,} bytes are not accepted here; {way}"
     return Refusal(413, message, code="too_large")
 
 

@@ -278,6 +278,9 @@ class Serving:
             raise Refusal(404, words, code="model_not_found", param="model")
         check_fields(request)
         conversation = read_messages(request.messages)
+        if (request.n or 1) > self.policy.places:
+            words = f"n is {request.n}, and {self.policy.places} answers have a place here"
+            raise Refusal(400, words, code="invalid_value", param="n")
         if len(conversation.media) > self.policy.media:
             words = f"a conversation may have {self.policy.media} media at most"
             raise Refusal(400, words, code="too_many_media", param="messages")

@@ -57,6 +57,14 @@ class Quarantine:
                 f"all are listed in {self.path}. The latest: {'; '.join(self.latest)}"
             )
 
+    def require_some(self) -> None:
+        """Raise TrainingError where every sample was bad: nothing was learnt."""
+        if self.seen and self.count >= self.seen:
+            raise TrainingError(
+                f"all {self.seen:,} samples are bad, so nothing was learnt and no model is "
+                f"written; they are listed in {self.path}. The latest: {'; '.join(self.latest)}"
+            )
+
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The lines of a file of JSON lines; a last one that was cut off is left out."""

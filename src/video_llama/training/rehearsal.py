@@ -36,6 +36,7 @@ class Estimate:
         peak_bytes: of memory; of the accelerator, where there is one.
         rejected: bad samples among the first, and why.
         from_pixels: a cache would make it faster, and is not measured here.
+        warnings: of the recipe.
     """
 
     steps: int
@@ -50,6 +51,7 @@ class Estimate:
     peak_bytes: int
     rejected: tuple[str, ...]
     from_pixels: bool
+    warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -65,6 +67,7 @@ class Estimate:
             + (", and less from the cache" if self.from_pixels else ""),
             f"at most {self.peak_bytes / 1e9:.2f} GB of memory",
             *(f"bad sample {one}" for one in self.rejected),
+            *(f"warning: {one}" for one in self.warnings),
         ]
         return "\n".join([*lines, ""])
 
@@ -126,6 +129,7 @@ def _rehearse(recipe: Recipe, processes: Processes) -> Estimate:
         peak_bytes=_peak_bytes(processes.device),
         rejected=tuple(rejected),
         from_pixels=recipe.cache.path is not None,
+        warnings=(recipe.schedule.warning,) if recipe.schedule.warning else (),
     )
 
 

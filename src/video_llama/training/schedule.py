@@ -34,6 +34,24 @@ class WarmupCosine:
         """All steps of all epochs."""
         return self.steps_per_epoch * self.epochs
 
+    @property
+    def highest(self) -> float:
+        """The highest rate that a step has."""
+        if self.warmup_steps < self.total_steps:
+            return max(self.rate(self.warmup_steps), self.rate(self.steps_per_epoch - 1))
+        return self.rate(self.steps_per_epoch - 1)
+
+    @property
+    def warning(self) -> str:
+        """What is wrong with it, or ""."""
+        if self.highest >= 0.9 * self.peak:
+            return ""
+        return (
+            f"the rate rises to {self.highest:.3g} and never to schedule.peak, {self.peak:.3g}: "
+            f"schedule.warmup_steps is {self.warmup_steps:,} of {self.total_steps:,} steps; "
+            "give fewer"
+        )
+
     def rate(self, step: int) -> float:
         """The rate of a step, counted from 0 over all epochs."""
         if step < self.warmup_steps:

@@ -166,6 +166,7 @@ class Run:
                     stopped = stop.name or "another process"
         if stopped and state.step < recipe.steps:
             return self._outcome(path, None, stopped)
+        self.quarantine.require_some()
         return self._outcome(self.checkpoints.path(state.step), self._export(), "")
 
     def close(self) -> None:
@@ -231,6 +232,8 @@ class Run:
         )
         if recipe.parallel == "fsdp" and not processes.shares_layers:
             self._tell("warning: parallel 'fsdp' shares nothing among one process; use torchrun")
+        if recipe.schedule.warning:
+            self._tell(f"warning: {recipe.schedule.warning}")
 
     def _measure(self) -> bool:
         """Validate; whether it is the best so far."""
