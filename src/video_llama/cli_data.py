@@ -121,8 +121,7 @@ def pack(
         if as_json:
             print_json(_packed(manifest, output))
         else:
-            text = "{out}: {samples:,} samples in {shards:,} shards, {skipped:,} rows skipped\n"
-            write(text.format(**_packed(manifest, output)), sys.stdout)
+            write(_packed_text(manifest, output), sys.stdout)
 
 
 def report_text(report: "CheckReport") -> str:
@@ -140,7 +139,17 @@ def report_text(report: "CheckReport") -> str:
     if total > SHOWN_FAULTS:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in report.kinds.most_common())
         lines.append(f"  ... {total:,} faults in all: {kinds}")
+    if not report.rows:
+        lines.append("  there are no rows; give another file, or another --format")
     return "\n".join([*lines, "nothing wrong" if report.passed else "something is wrong", ""])
+
+
+def _packed_text(manifest: "Manifest", output: Path) -> str:
+    """What was packed, for people to read."""
+    text = "{out}: {samples:,} samples in {shards:,} shards, {skipped:,} rows skipped\n"
+    if manifest.packed_before:
+        text += "packed before; skipped rows stay skipped; give another folder to pack anew\n"
+    return text.format(**_packed(manifest, output))
 
 
 def _packed(manifest: "Manifest", output: Path) -> dict[str, object]:
@@ -151,6 +160,7 @@ def _packed(manifest: "Manifest", output: Path) -> dict[str, object]:
         "samples": manifest.samples,
         "skipped": rows - manifest.samples,
         "bytes": sum(shard.bytes for shard in manifest.shards),
+        "packed_before": manifest.packed_before,
     }
 
 

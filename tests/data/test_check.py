@@ -1,6 +1,9 @@
 """`data check` as a library and as a command."""
 
+import io
+import itertools
 import json
+import tarfile
 
 import pytest
 
@@ -93,6 +96,51 @@ def test_names_that_stand_twice(tmp_path):
     ]
 
 
+def test_rows_that_training_refuses(tmp_path, save_picture, save_lines):
+    save_picture(tmp_path / "a.png")
+    talk = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]}
+    rows = [
+        talk,
+        {"image": "a.png", "caption": "..."},
+        {"image": "a.png", "captions": ["a dog", "(!)"]},
+        {"image": "a.png", "caption": "...", "instruction": "What stands there?"},
+    ]
+    report = check(DatasetSpec(str(save_lines(tmp_path / "a.jsonl", rows))))
+    assert [(fault.key, fault.kind) for fault in report.faults] == [
+        (f"a.jsonl#{number}", "malformed") for number in range(3)
+    ]
+    reasons = [fault.reason for fault in report.faults]
+    assert reasons[0].startswith("there is no medium in it")
+    assert reasons[1] == "nothing is left of the caption '...' once it is cleaned"
+    assert "'(!)'" in reasons[2]
+
+
+def test_half_a_character_is_a_fault(tmp_path, save_picture, save_lines):
+    save_picture(tmp_path / "a.png")
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"image": "a.png", "caption": "a dog \\ud83d"}\n')
+    (fault,) = check(DatasetSpec(str(path))).faults
+    assert (fault.kind, fault.key) == ("malformed", "a.jsonl#0")
+    assert "half a character" in fault.reason
+
+
+def test_a_name_stands_twice_within_one_shard_only(tmp_path):
+    def write(name, keys):
+        with tarfile.open(tmp_path / name, "w") as tar:
+            for key, suffix in itertools.product(keys, ("jpg", "txt")):
+                member = tarfile.TarInfo(f"{key}.{suffix}")
+                member.size = 5
+                tar.addfile(member, io.BytesIO(b"a dog"))
+
+    write("a.tar", ["000000000", "000000001"])
+    write("b.tar", ["000000000"])
+    assert check(DatasetSpec(str(tmp_path))).passed
+    write("b.tar", ["000000000", "000000001", "000000000"])
+    (fault,) = check(DatasetSpec(str(tmp_path))).faults
+    assert (fault.key, fault.kind) == (f"{tmp_path.name}#4", "repeated")
+    assert "b.tar/000000000' stands in row 2 already" in fault.reason
+
+
 def test_all_faults_are_counted_and_the_first_are_kept(tmp_path, save_lines, monkeypatch):
     monkeypatch.setattr("video_llama.data.check.MAX_FAULTS", 3)
     rows = [{"image": f"{number}.png", "caption": "x"} for number in range(10)]
@@ -132,6 +180,20 @@ def test_many_faults_are_summed_up(run, tmp_path, save_lines):
     _, out, _ = run("data", "check", save_lines(tmp_path / "a.jsonl", rows))
     assert out.count("FAIL") == 20
     assert "30 faults in all: 30 missing" in out
+
+
+def test_a_data_set_without_rows_does_not_pass(run, tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n")
+    status, out, _ = run("data", "check", path)
+    assert status == 1
+    assert "there are no rows; give another file" in out
+    assert out.endswith("something is wrong\n")
+    status, out, _ = run("data", "check", path, "--json")
+    assert (status, json.loads(out)["passed"]) == (1, False)
+    status, _, err = run("data", "pack", path, "out")
+    assert status == 1
+    assert "a.jsonl has no rows to pack" in err
 
 
 def test_mistakes(run, tmp_path):

@@ -206,7 +206,7 @@ def test_what_lacks_a_name_is_told_by_its_key(tmp_path, processor):
             (tmp_path / name).write_text("no picture")
             tar.add(tmp_path / name, name)
     dataset = TrainingDataset([lines(tmp_path / "x.tar", "shards")], processor, "vision")
-    assert get(dataset).reason.startswith("seven: ")
+    assert get(dataset).reason.startswith(f"{tmp_path / 'x.tar'}/seven: ")
 
 
 def test_settings_that_do_not_go_together(processor, tiny_silent_model_dir):

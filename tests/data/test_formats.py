@@ -193,6 +193,29 @@ def test_one_line_break_beside_a_picture_is_left_to_the_template(tmp_path, save_
     assert [part.get("text") for part in content] == ["a\n\n", None, "\n\nb"]
 
 
+def test_an_image_is_a_video_where_only_videos_are_named(tmp_path, save_json):
+    row = {"video": "a.mp4", "conversations": [human("<image>\nWhat?"), gpt("An <image>.")]}
+    sample = open_file(save_json(tmp_path / "llava.json", [row]))[0]
+    assert sample.messages[0]["content"] == [
+        {"type": "video", "video": tmp_path / "a.mp4"},
+        {"type": "text", "text": "What?"},
+    ]
+    assert sample.answers == ("An <image>.",)
+
+
+def test_an_empty_system_text_is_left_out(tmp_path, save_json, save_lines):
+    turns = [{"from": "system", "value": " "}, human("Hello"), gpt("Hi")]
+    llava = open_file(save_json(tmp_path / "llava.json", [{"conversations": turns}]))
+    contents = ("", " ", [], [{"type": "text", "text": ""}])
+    rows = [
+        {"messages": [{"role": "system", "content": content}, *messages("Hello", "Hi")["messages"]]}
+        for content in contents
+    ]
+    lines = open_file(save_lines(tmp_path / "mine.jsonl", rows))
+    for sample in (llava[0], *(lines[number] for number in range(len(contents)))):
+        assert [message["role"] for message in sample.messages] == ["user", "assistant"]
+
+
 @pytest.mark.parametrize(
     ("row", "words"),
     [
@@ -215,6 +238,18 @@ def test_one_line_break_beside_a_picture_is_left_to_the_template(tmp_path, save_
         ({"conversations": [human("a"), human("b"), gpt("c")]}, "here they are user, user"),
         ({"conversations": [{"from": "dog", "value": "a"}]}, "turn 1 is from 'dog'"),
         ({"conversations": ["a"]}, "turn 1 is from None"),
+        (
+            {"conversations": [{"from": "system", "value": 3}, human("a"), gpt("b")]},
+            "the system text must be a text, not 3",
+        ),
+        (
+            {"video": "a.mp4", "conversations": [human("<image><image>"), gpt("x")]},
+            "the questions have 2 <video> and the row names 1",
+        ),
+        (
+            {"video": "a.mp4", "image": "a.jpg", "conversations": [human("<image>"), gpt("x")]},
+            "the questions have 0 <video> and the row names 1",
+        ),
         ({"conversations": [human(3), gpt("a")]}, "the question must be a text, not 3"),
         (
             {"image": "../7.jpg", "conversations": [human("<image>"), gpt("x")]},
@@ -326,6 +361,11 @@ def messages(*contents):
         (messages([{"type": "film"}], "x"), "a part of type 'film'"),
         (messages([{"type": "image"}], "x"), "a file name is expected where None"),
         (messages([{"type": "image", "image": "http://a/b.jpg"}], "x"), "leads out"),
+        (messages([{"type": "video", "video": "a.mp4", "times": ["a"]}], "x"), "list of seconds"),
+        (messages([{"type": "video", "video": "a.mp4", "times": 3}], "x"), "list of seconds"),
+        (messages([{"type": "video", "times": [10**400]}], "x"), "list of seconds"),
+        ({"video": "a.mp4", "caption": None}, "'caption' is null; it must be a text"),
+        ({"messages": None}, "'messages' is null; it must be a list"),
         ({"caption": "a dog"}, "give one of image, video, audio, not none"),
         ({"caption": "a", "image": "a.jpg", "video": "b.mp4"}, "not image and video"),
         ({"captions": [], "image": "a.jpg"}, "a list of texts that is not empty"),
@@ -366,6 +406,12 @@ def test_a_full_path_inside_the_folder_is_accepted(tmp_path, save_lines):
     assert "leads out" in fault(open_file(tmp_path / "mine.jsonl", media=str(elsewhere)))
 
 
+def test_the_folder_of_the_media_is_named_in_full(tmp_path, save_lines, monkeypatch):
+    save_lines(tmp_path / "mine.jsonl", [{"image": "../a.jpg", "caption": "x"}])
+    monkeypatch.chdir(tmp_path)
+    assert f"the folder of the media, {tmp_path.resolve()};" in fault(open_file("mine.jsonl"))
+
+
 # Files
 
 
@@ -377,15 +423,36 @@ def test_formats_are_found_out(tmp_path, save_json):
     }
     for expected, content in contents.items():
         assert detect_format(str(save_json(tmp_path / f"{expected}.json", content))) == expected
-    for content in ([], {"a": 1}, [[1]], [3]):
+    for content in ({"a": 1}, [[1]], [3], [{"x": "y" * 70_000}]):
         path = save_json(tmp_path / "other.json", content)
-        with pytest.raises(DataError, match="its format does not show; say format="):
+        with pytest.raises(DataError, match=r"its format does not show; give it with --format"):
             detect_format(str(path))
     assert detect_format(str(tmp_path)) == "shards"
     assert detect_format("x-{0..3}.tar") == "shards"
     assert detect_format("x.csv") == "webvid"
-    with pytest.raises(DataError, match="say format="):
+    with pytest.raises(DataError, match=r"in a recipe with data\.0\.format="):
         detect_format("x.txt")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "other.json is empty"),
+        (" \n", "other.json is empty"),
+        ("[]", "other.json holds an empty list"),
+        ("[", "other.json is no JSON: Expecting value"),
+        ('[{"conversations": [{"from"', "other.json is no JSON"),
+        ('{"annot', "other.json is no JSON"),
+        ("nonsense", "other.json is no JSON"),
+        ("[" * 60_000, "other.json is no JSON: lists or objects are nested too deep"),
+    ],
+)
+def test_a_file_without_rows_is_not_one_of_unknown_format(tmp_path, text, words):
+    path = tmp_path / "other.json"
+    path.write_text(text)
+    with pytest.raises(DataError) as caught:
+        detect_format(str(path))
+    assert str(caught.value).startswith(words)
 
 
 @pytest.mark.parametrize("format", ["webvid", "captions", "llava", "videochat", "jsonl"])
@@ -407,6 +474,8 @@ def test_files_that_cannot_be_opened(tmp_path, format):
         ("[nonsense]", "is no JSON"),
         ('{"a": [1]}', "must hold a list"),
         ("", "must hold a list"),
+        ("[1, " + "[" * 60_000, "in row 1 or before: lists or objects are nested too deep"),
+        (f"[{'1' * 5000}]", "in row 0 or before"),
     ],
 )
 def test_damaged_json(tmp_path, text, words):
@@ -415,6 +484,13 @@ def test_damaged_json(tmp_path, text, words):
     with pytest.raises(DataError, match=r"llava\.json") as caught:
         open_file(path, "llava")
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ['{"annotations":', '{"annotations": ', '{"annotations"'])
+def test_captions_cut_off_before_their_list(tmp_path, text):
+    (tmp_path / "filter_cap.json").write_text(text)
+    with pytest.raises(DataError, match=r"filter_cap\.json is no JSON: .*may be cut off"):
+        open_file(tmp_path / "filter_cap.json")
 
 
 def test_a_file_that_vanishes_is_a_bad_row(tmp_path, save_lines):

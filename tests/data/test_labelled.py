@@ -26,7 +26,12 @@ def test_items_come_in_the_order_of_the_shards(tmp_path):
     )
     write_shard(
         tmp_path / "images-a-test-00.tar",
-        [("0.jpg", b"picture 0"), ("note.txt", b"-"), ("0.json", about("dog"))],
+        [
+            ("._0.jpg", b"of macOS"),
+            ("0.jpg", b"picture 0"),
+            ("note.txt", b"-"),
+            ("0.json", about("dog")),
+        ],
     )
     write_shard(tmp_path / "sounds-a-test-00.tar", [("9.json", about("dog")), ("9.ogg", b"bark")])
     items = list(read_labelled(tmp_path, "images", "test"))
@@ -44,6 +49,7 @@ def test_items_come_in_the_order_of_the_shards(tmp_path):
     [
         ([("0.jpg", b"x")], "0 has no label or no file"),
         ([("0.jpg", b"x"), ("0.json", b"{")], "cannot be read"),
+        ([("0.jpg", b"x"), ("0.json", b"[" * 100_000)], "cannot be read"),
         ([("0.jpg", b"x"), ("0.json", b"{}")], 'no "label"'),
     ],
 )

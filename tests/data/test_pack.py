@@ -83,7 +83,8 @@ def test_shards_hold_what_was_given(tmp_path, rich_lines):
     assert len(manifest.shards) > 1
     packed, source = open_dataset(DatasetSpec(str(out))), open_dataset(DatasetSpec(str(rich_lines)))
     good = [0, 1, 3, 5]
-    assert [packed[n].identity for n in range(len(packed))] == [f"{n:09d}" for n in good]
+    names = [packed[n].identity.rpartition("/")[2] for n in range(len(packed))]
+    assert names == [f"{n:09d}" for n in good]
     assert [as_packed(packed[n]) for n in range(4)] == [as_packed(source[n]) for n in good]
     skipped = [json.loads(line) for line in (out / "skipped.jsonl").read_text().splitlines()]
     assert [line["row"] for line in skipped] == [2, 4, 6]
@@ -259,6 +260,55 @@ def test_other_data_do_not_go_on(tmp_path, rich_lines, many_lines):
         pack(DatasetSpec(str(rich_lines)), out, shard_bytes=SMALL)
 
 
+def test_a_source_that_changed_does_not_go_on(tmp_path, rich_lines):
+    out, other = tmp_path / "out", tmp_path / "other"
+    spec = DatasetSpec(str(rich_lines))
+    pack(spec, out, shard_bytes=SMALL)
+    other.mkdir()
+    with pytest.raises(DataError, match=r"another source: its folder of media, .* was \. and is"):
+        pack(DatasetSpec(str(rich_lines), media=str(other)), out, shard_bytes=SMALL)
+    named = DatasetSpec(str(rich_lines), media=str(rich_lines.parent))
+    assert pack(named, out, shard_bytes=SMALL).packed_before
+    rich_lines.write_bytes(rich_lines.read_bytes().replace(b"a dog", b"a cow"))
+    with pytest.raises(DataError, match=r"another source: its content \(sha256\)"):
+        pack(spec, out, shard_bytes=SMALL)
+
+
+def test_shards_that_changed_do_not_go_on(tmp_path, rich_lines):
+    shards, out = tmp_path / "shards", tmp_path / "out"
+    pack(DatasetSpec(str(rich_lines)), shards, shard_bytes=SMALL)
+    pack(DatasetSpec(str(shards)), out, shard_bytes=SMALL)
+    assert pack(DatasetSpec(str(shards)), out, shard_bytes=SMALL).packed_before
+    first = shards / "shard-000000.tar"
+    first.write_bytes(first.read_bytes().replace(b"a dog", b"a cow"))
+    with pytest.raises(DataError, match="another source"):
+        pack(DatasetSpec(str(shards)), out, shard_bytes=SMALL)
+
+
+def test_an_older_manifest_goes_on(tmp_path, rich_lines):
+    out = tmp_path / "out"
+    pack(DatasetSpec(str(rich_lines)), out, shard_bytes=SMALL)
+    before = contents(out)
+    fields = json.loads(before["pack.json"])
+    del fields["source"]["sha256"], fields["source"]["media"]
+    (out / "pack.json").write_text(json.dumps(fields))
+    (out / "shard-000000.tar").unlink()
+    assert not pack(DatasetSpec(str(rich_lines)), out, shard_bytes=SMALL).packed_before
+    assert contents(out)["shard-000000.tar"] == before["shard-000000.tar"]
+    fields["source"]["rows"] = 99
+    (out / "pack.json").write_text(json.dumps(fields))
+    with pytest.raises(DataError, match="its rows was 99 and is 7 now"):
+        pack(DatasetSpec(str(rich_lines)), out, shard_bytes=SMALL)
+
+
+def test_half_a_character_is_skipped(tmp_path, rich_lines):
+    with rich_lines.open("a") as file:
+        file.write('{"image": "a.png", "caption": "a dog \\ud83d"}\n')
+    manifest = pack(DatasetSpec(str(rich_lines)), tmp_path / "out")
+    assert (manifest.source["rows"], manifest.samples) == (8, 4)
+    assert "half a character" in (tmp_path / "out/skipped.jsonl").read_text().splitlines()[-1]
+
+
 def test_nothing_to_pack(tmp_path, save_lines):
     path = save_lines(tmp_path / "bad.jsonl", [{"image": "nowhere.png", "caption": "x"}])
     with pytest.raises(DataError, match=r"no row of bad\.jsonl can be packed"):
@@ -289,8 +339,15 @@ def test_pack_command(run, tmp_path, rich_lines):
     told = json.loads(out)
     assert told["out"] == "out"
     assert (told["samples"], told["skipped"], told["shards"]) == (4, 3, 1)
+    assert told["packed_before"] is False
     status, out, _ = run("data", "pack", rich_lines, "out")
-    assert (status, out) == (0, "out: 4 samples in 1 shards, 3 rows skipped\n")
+    assert status == 0
+    assert out == (
+        "out: 4 samples in 1 shards, 3 rows skipped\n"
+        "packed before; skipped rows stay skipped; give another folder to pack anew\n"
+    )
+    status, out, _ = run("data", "pack", rich_lines, "anew")
+    assert (status, out) == (0, "anew: 4 samples in 1 shards, 3 rows skipped\n")
     assert run("data", "check", "out")[0] == 0
     status, _, err = run("data", "pack", rich_lines, "out", "--shard-size", 5)
     assert status == 1

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from video_llama.data.formats import DatasetSpec, open_dataset
-from video_llama.data.records import csv_records, json_records, line_records
+from video_llama.data.records import csv_records, json_records, line_records, parse_json
 from video_llama.errors import DataError
 
 cells = st.text(st.sampled_from('ab ,"\n狗\x0b\u2028'), max_size=6)
@@ -78,6 +78,28 @@ def test_json_elements_are_where_they_are(
         path.write_text(text, encoding=encoding, newline=newline)
         records = json_records(path, under)
         assert [json.loads(records.read(n)) for n in range(len(records))] == rows
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        (b'{"a": ["x \\ud83d"]}', r"\ud83d is half a character, and its other half is missing"),
+        (b'{"\\uDE00": 1}', r"\ude00 is half a character"),
+        (b'"\xed\xa0\xbd"', "not text in UTF-8"),
+        (b"[" * 100_000, "lists or objects are nested too deep"),
+        (b"1" * 5000, "digits"),
+        (b"{", "Expecting property name"),
+    ],
+)
+def test_json_that_cannot_be_used_is_named(record, words):
+    with pytest.raises(DataError) as caught:
+        parse_json("a.jsonl#3", record)
+    assert str(caught.value).startswith("a.jsonl#3: not JSON: ")
+    assert words in str(caught.value)
+
+
+def test_whole_pairs_and_a_byte_order_mark_are_fine():
+    assert parse_json("x", b'\xef\xbb\xbf"\\ud83d\\ude00 \xe7\x8b\x97"') == "\U0001f600 狗"
 
 
 def test_lines(tmp_path):

@@ -52,7 +52,8 @@ def test_samples_by_number(tmp_path):
     for number in (11, 0, 5, 4):
         sample = rows[number]
         assert sample.key == f"set#{number}"
-        assert sample.identity == f"set/{number // 4}-{number % 4}"
+        path = tmp_path / f"s-{number // 4}.tar"
+        assert sample.identity == f"{path}/set/{number // 4}-{number % 4}"
         assert sample.answers == (f"{number // 4} {number % 4}", "other")
         assert sample.media() == [("image", b"x" * (700 * (number % 4)))]
     assert pickle.loads(pickle.dumps(rows))[7] == rows[7]
@@ -71,7 +72,8 @@ def test_long_and_foreign_names(tmp_path, format):
         for pair in ((f"{name}.PNG", name.encode()), (f"{name}.json", {"caption": name[:9]}))
     ]
     rows = open_shards("x", str(write_tar(tmp_path / "x.tar", members, format)))
-    assert [rows[n].identity for n in reversed(range(len(rows)))] == names[::-1]
+    found = [rows[n].identity for n in reversed(range(len(rows)))]
+    assert found == [f"{tmp_path / 'x.tar'}/{name}" for name in reversed(names)]
     assert [rows[n].media() for n in range(len(rows))] == [[("image", n.encode())] for n in names]
 
 
@@ -183,7 +185,7 @@ def test_damage(tmp_path):
         open_shards("x", str(path))
     path.write_bytes(whole[block:])
     assert len(open_shards("x", str(path))) == 3
-    assert rows[0].identity == "1"  # another sample has taken its place, whole
+    assert rows[0].identity.endswith("x.tar/1")  # another sample has taken its place, whole
     path.unlink()
     assert "cannot be read" in fault(rows, 0)
 
@@ -193,6 +195,29 @@ def test_a_shard_that_changed_is_noticed(tmp_path):
     rows = open_shards("x", str(path))
     write_tar(path, [("a.jpg", b"x"), ("b.txt", b"x"), ("b.jpg", b"x")])
     assert "has changed since its index was made" in fault(rows, 0)
+
+
+def test_what_macos_packs_beside_the_members_is_no_sample(tmp_path):
+    members = [
+        (".DS_Store", b"x"),
+        ("set/._a.jpg", b"x"),
+        ("set/a.jpg", b"picture"),
+        ("set/._a.txt", b"x"),
+        ("set/a.txt", b"a dog"),
+        ("._b.jpg", b"x"),
+        ("b.jpg", b"other"),
+        ("b.txt", b"a cat"),
+    ]
+    rows = open_shards("x", str(write_tar(tmp_path / "x.tar", members)))
+    assert [rows[n].answers for n in range(len(rows))] == [("a dog",), ("a cat",)]
+    assert rows[0].media() == [("image", b"picture")]
+
+
+def test_an_image_is_a_video_where_there_are_only_videos(tmp_path):
+    turns = [{"from": "human", "value": "<image>What?"}, {"from": "gpt", "value": "A dog."}]
+    members = [("a.mp4", b"film"), ("a.json", {"video": "a/b.mp4", "conversations": turns})]
+    rows = open_shards("x", str(write_tar(tmp_path / "x.tar", members)))
+    assert rows[0].media() == [("video", b"film")]
 
 
 def test_which_shards(tmp_path):

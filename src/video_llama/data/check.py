@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from video_llama.data.formats import DatasetSpec, open_dataset
-from video_llama.data.sample import Sample, Source
+from video_llama.data.sample import Sample, Source, cleaned_caption
 from video_llama.errors import DataError, MediaError
 from video_llama.processing.conversation import PartKind
 
@@ -22,8 +22,9 @@ class Fault:
     """What is wrong with a row.
 
     Attributes:
-        kind: "malformed": the row itself; "missing": no file of a medium, or an empty one;
-            "damaged": a medium that does not decode; "repeated": the same as an earlier row.
+        kind: "malformed": the row itself, or nothing can be learnt from it; "missing": no file of
+            a medium, or an empty one; "damaged": a medium that does not decode; "repeated": the
+            same as an earlier row.
         key: of the row.
         reason: in one line.
     """
@@ -59,8 +60,8 @@ class CheckReport:
 
     @property
     def passed(self) -> bool:
-        """Whether every row that was looked at can be used."""
-        return self.bad == 0
+        """Whether there are rows, and every one that was looked at can be used."""
+        return self.rows > 0 and self.bad == 0
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -99,7 +100,11 @@ def check(
         except DataError as error:
             faults = [Fault("malformed", key, _line(key, error))]
         else:
-            faults = [*_repeated(sample, number, seen), *_media_faults(sample, decode)]
+            faults = [
+                *_useless(sample),
+                *_repeated(sample, number, seen),
+                *_media_faults(sample, decode),
+            ]
             if not faults:
                 report.media.update(kind for kind, _ in sample.media())
                 report.answers += _count_answers(sample)
@@ -115,6 +120,19 @@ def check(
 def _count_answers(sample: Sample) -> int:
     own = sum(message["role"] == "assistant" for message in sample.messages)
     return own + len(sample.others)
+
+
+def _useless(sample: Sample) -> list[Fault]:
+    """A row that is well formed, and that training refuses all the same."""
+    if not sample.media():
+        reason = "there is no medium in it, so training has nothing to learn from it"
+        return [Fault("malformed", sample.key, reason)]
+    try:
+        for caption in sample.answers if sample.bare_caption else ():
+            cleaned_caption(caption)
+    except DataError as error:
+        return [Fault("malformed", sample.key, _line(sample.key, error))]
+    return []
 
 
 def _repeated(sample: Sample, number: int, seen: dict[int, int]) -> list[Fault]:

@@ -23,14 +23,13 @@ from video_llama.data.medium import (
     read_medium,
 )
 from video_llama.data.mixture import Draw
-from video_llama.data.sample import Rows, Sample
+from video_llama.data.sample import Rows, Sample, cleaned_caption
 from video_llama.errors import DataError, MediaError, OptionError, PromptError
 from video_llama.media.limits import Limits
 from video_llama.processing.captions import (
     CAPTION_PROMPTS,
     STAGE1_MAX_TOKENS,
     caption_segments,
-    clean_caption,
     prompted_caption_segments,
 )
 from video_llama.processing.conversation import MediaPart, Message, parse_conversation
@@ -210,7 +209,7 @@ class TrainingDataset(torch.utils.data.Dataset[Prepared | Rejected]):
         question = messages[0]
         kind, template = question.media[0].kind, self.processor.template
         if not question.text:
-            return self._stage1_tokens(caption_segments(_cleaned(answer), kind))
+            return self._stage1_tokens(caption_segments(cleaned_caption(answer), kind))
         if template in CAPTION_PROMPTS:
             return self._tokens(
                 prompted_caption_segments(answer, kind, template, instruction=question.text)
@@ -254,10 +253,3 @@ class TrainingDataset(torch.utils.data.Dataset[Prepared | Rejected]):
         *before, _ = segments
         length = len(self._tokens(before).input_ids) + STAGE1_MAX_TOKENS
         return self._tokens(segments, min(length, self.max_length or length))
-
-
-def _cleaned(caption: str) -> str:
-    cleaned = clean_caption(caption)
-    if not cleaned:
-        raise DataError(f"nothing is left of the caption {caption[:40]!r} once it is cleaned")
-    return cleaned

@@ -9,8 +9,9 @@ from pathlib import Path
 from video_llama.data.captions import INSTRUCTION, open_captions
 from video_llama.data.jsonl import open_jsonl
 from video_llama.data.llava import open_llava
+from video_llama.data.records import json_fault
 from video_llama.data.sample import Rows
-from video_llama.data.shards import SHARD_SUFFIX, open_shards
+from video_llama.data.shards import SHARD_SUFFIX, open_shards, shard_paths
 from video_llama.data.videochat import open_videochat
 from video_llama.data.webvid import open_webvid
 from video_llama.errors import DataError, OptionError
@@ -82,6 +83,19 @@ def open_dataset(spec: DatasetSpec) -> Rows:
     return opener(name, path, media_folder(path, spec.media, folders))
 
 
+def source_files(spec: DatasetSpec) -> tuple[list[Path], Path | None]:
+    """The files that hold the rows of a data set, and the folder of its media; shards have none.
+
+    Raises:
+        DataError: there are no such files, or no such folder.
+    """
+    kind = detect_format(spec.path) if spec.format == "auto" else spec.format
+    if kind == "shards":
+        return shard_paths(spec.path), None
+    path = Path(spec.path)
+    return [path], media_folder(path, spec.media, FILES[kind][1])
+
+
 def media_folder(path: Path, given: str | None, folders: tuple[str, ...]) -> Path:
     """The folder of the media of a file.
 
@@ -113,27 +127,42 @@ def detect_format(path: str) -> str:
         if found is not None:
             return found
     raise DataError(
-        f"{Path(path).name}: its format does not show; say format=, one of {', '.join(FORMATS[1:])}"
+        f"{Path(path).name}: its format does not show; give it with --format, in a recipe with "
+        f"data.0.format=, as one of {', '.join(FORMATS[1:])}"
     )
 
 
 def _json_format(path: Path) -> str | None:
-    """The format of a JSON file by what stands first in it."""
+    """The format of a JSON file by what stands first in it.
+
+    Raises:
+        DataError: it cannot be read, is no JSON, or holds nothing.
+    """
     try:
         with path.open(encoding="utf-8-sig") as file:
-            head = file.read(SNIFF_CHARS).lstrip()
+            read = file.read(SNIFF_CHARS)
     except FileNotFoundError:
         raise DataError(f"there is no file of data {path}") from None
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not text in UTF-8"
         raise DataError(f"{path.name} cannot be read: {reason}") from None
+    head = read.lstrip()
+    if not head:
+        raise DataError(f"{path.name} is empty; give another file")
     if head.startswith("{") and '"annotations"' in head:
         return "captions"
-    if not head.startswith("["):
-        return None
+    first = head[1:].lstrip() if head.startswith("[") else head
+    if head.startswith("[") and first.startswith("]"):
+        raise DataError(f"{path.name} holds an empty list: there are no rows; give another file")
     try:
-        row, _ = json.JSONDecoder().raw_decode(head[1:].lstrip())
-    except json.JSONDecodeError:
+        row, _ = json.JSONDecoder().raw_decode(first)
+    except (ValueError, RecursionError) as error:
+        if len(read) == SNIFF_CHARS:
+            return None  # the first value may be longer than what was read of it
+        raise DataError(
+            f"{path.name} is no JSON: {json_fault(error)}; the file may be cut off"
+        ) from None
+    if not head.startswith("["):
         return None
     if isinstance(row, dict):
         return {"conversations": "llava", "QA": "videochat"}.get(

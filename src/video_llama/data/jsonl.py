@@ -8,7 +8,7 @@
 
 Media are named relative to the folder of the file, or given as data: URLs. A caption follows its
 medium as in stage 1; with an "instruction" beside it, it is the answer to that, as in stage 2.
-Shards hold the same forms; see `data.shards`.
+An empty system text is left out. Shards hold the same forms; see `data.shards`.
 """
 
 from functools import partial
@@ -71,6 +71,10 @@ def row_sample(key: str, row: dict[str, Any], find: Find) -> Sample:
         return conversation_sample(key, row, find)
     if form is not None:
         return _captions_sample(key, row, form, find)
+    null = next((name for name in FORMS if name in row), None)
+    if null is not None:
+        wanted = "a text" if null == "caption" else "a list"
+        raise DataError(f"{key}: {null!r} is null; it must be {wanted}")
     raise DataError(
         f"{key}: a row needs one of {', '.join(FORMS)}; it has {', '.join(row) or 'nothing'}"
     )
@@ -84,23 +88,47 @@ def messages_sample(key: str, messages: Any, find: Find) -> Sample:
     """
     if not isinstance(messages, list):
         raise DataError(f"{key}: 'messages' must be a list")
+    _require_times(key, messages)
     try:
         parse_conversation(messages)
     except PromptError as error:
         raise DataError(f"{key}: {error}") from None
-    found = [_message(key, message, find) for message in messages]
+    found = [_message(key, one, find) for one in messages if not _is_empty_system(one)]
     if found[-1]["role"] != "assistant":
         raise DataError(f"{key}: the last message must be an answer, of the role 'assistant'")
     return Sample(key, tuple(found))
 
 
+def _require_times(key: str, messages: list[Any]) -> None:
+    """Times of frames that are numbers; `parse_conversation` takes them for granted."""
+    contents = [message.get("content") for message in messages if isinstance(message, dict)]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    for part in parts:
+        times = part.get("times") if isinstance(part, dict) else None
+        try:
+            [float(time) for time in (() if times is None else times)]
+        except (TypeError, ValueError, OverflowError):
+            raise DataError(
+                f"{key}: 'times' must be a list of seconds, not {times!r:.60}"
+            ) from None
+
+
+def _is_empty_system(message: dict[str, Any]) -> bool:
+    return message["role"] == "system" and not _text(message["content"]).strip()
+
+
+def _text(content: str | list[Any]) -> str:
+    """A content without media."""
+    parts = [content] if isinstance(content, str) else content
+    return " ".join(part if isinstance(part, str) else part["text"] for part in parts)
+
+
 def _message(key: str, message: dict[str, Any], find: Find) -> dict[str, Any]:
     role, content = message["role"], message["content"]
-    if role != "user":
-        parts = [content] if isinstance(content, str) else content
-        texts = [part if isinstance(part, str) else part["text"] for part in parts]
-        what = "the answer" if role == "assistant" else "the system text"
-        return {"role": role, "content": require_text(key, " ".join(texts), what).strip()}
+    if role == "system":
+        return {"role": role, "content": _text(content).strip()}
+    if role == "assistant":
+        return {"role": role, "content": require_text(key, _text(content), "the answer").strip()}
     if isinstance(content, str):
         return {"role": role, "content": require_text(key, content, "the question")}
     return {"role": role, "content": [_part(part, find) for part in content]}

@@ -53,6 +53,8 @@ def read_labelled(folder: str | Path, content: Content, split: Split) -> Iterato
 def _items(tar: tarfile.TarFile, shard: str, suffixes: tuple[str, ...]) -> Iterator[Labelled]:
     waiting: dict[str, dict[str, bytes]] = {}  # files of an item whose other one is still to come
     for member in tar:
+        if member.name.rpartition("/")[2].startswith("._"):
+            continue  # what macOS packs beside each file
         key, _, suffix = member.name.rpartition(".")
         file = tar.extractfile(member) if suffix == "json" or suffix in suffixes else None
         if file is None:
@@ -73,7 +75,7 @@ def _items(tar: tarfile.TarFile, shard: str, suffixes: tuple[str, ...]) -> Itera
 def _about(data: bytes, where: str) -> dict[str, Any]:
     try:
         about = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: its json cannot be read: {error}") from error
     if not isinstance(about, dict) or not isinstance(about.get("label"), str):
         raise DataError(f'{where}: its json has no "label"')

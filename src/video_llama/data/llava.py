@@ -5,7 +5,8 @@
         {"from": "gpt", "value": "A dog."}]}
 
 "image", "video" and "audio" name one medium or a list of them; each stands where the text of the
-questions has `<image>`, `<video>` or `<audio>`, in this order.
+questions has `<image>`, `<video>` or `<audio>`, in this order. In a row that names videos only,
+`<image>` stands for a video too, as LLaVA-Video writes it. An empty system text is left out.
 """
 
 import re
@@ -36,6 +37,7 @@ ROLES = {
     "assistant": "assistant",
     "system": "system",
 }
+_CALLED = {"user": "the question", "assistant": "the answer", "system": "the system text"}
 _PLACEHOLDER = re.compile(f"<({'|'.join(KINDS)})>")
 
 
@@ -64,15 +66,15 @@ def conversation_sample(key: str, row: dict[str, Any], find: Find) -> Sample:
     if not isinstance(turns, list) or not turns:
         raise DataError(f"{key}: 'conversations' must be a list of turns that is not empty")
     named = {kind: _names(key, row, kind) for kind in KINDS}
-    roles = [_role(key, number, turn) for number, turn in enumerate(turns, start=1)]
-    texts = [turn.get("value") for turn in turns]
+    roles, texts = _roles_and_texts(key, turns)
+    if [kind for kind in KINDS if named[kind]] == ["video"]:
+        texts = [_with_videos(role, text) for role, text in zip(roles, texts, strict=True)]
     require_order(key, roles)
     _require_counts(key, named, roles, texts)
     sources = {kind: iter([find(kind, one) for one in named[kind]]) for kind in KINDS}
     messages = []
     for role, text in zip(roles, texts, strict=True):
-        what = "the answer" if role == "assistant" else "the question"
-        value = require_text(key, text, what)
+        value = require_text(key, text, _CALLED[role])
         content = value.strip() if role != "user" else _parts(value, sources)
         messages.append({"role": role, "content": content})
     return Sample(key, tuple(messages))
@@ -105,6 +107,25 @@ def _role(key: str, number: int, turn: Any) -> str:
     if not isinstance(given, str) or given not in ROLES:
         raise DataError(f"{key}: turn {number} is from {given!r}; known are {', '.join(ROLES)}")
     return ROLES[given]
+
+
+def _roles_and_texts(key: str, turns: list[Any]) -> tuple[list[str], list[Any]]:
+    """Role and text of each turn, without an empty system text."""
+    roles = [_role(key, number, turn) for number, turn in enumerate(turns, start=1)]
+    pairs = [(role, turn.get("value")) for role, turn in zip(roles, turns, strict=True)]
+    kept = [
+        (role, text)
+        for role, text in pairs
+        if not (role == "system" and isinstance(text, str) and not text.strip())
+    ]
+    return [role for role, _ in kept], [text for _, text in kept]
+
+
+def _with_videos(role: str, text: Any) -> Any:
+    """A question in which `<image>` is a video."""
+    if role != "user" or not isinstance(text, str):
+        return text
+    return text.replace("<image>", "<video>")
 
 
 def _require_counts(

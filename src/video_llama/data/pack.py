@@ -20,7 +20,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from video_llama.data.formats import DatasetSpec, open_dataset
+from video_llama.data.formats import DatasetSpec, open_dataset, source_files
+from video_llama.data.records import unreadable
 from video_llama.data.sample import SUFFIX_KINDS, Rows, Sample, Source
 from video_llama.data.shards import INDEX_SUFFIX, SHARD_SUFFIX, index_header, scan_shard
 from video_llama.errors import DataError, MediaError, MediaNotFoundError
@@ -33,6 +34,9 @@ MANIFEST = "pack.json"
 SKIPPED = "skipped.jsonl"
 SHARD_BYTES = 256 << 20  # a shard is closed before it grows beyond this
 VERSION = 1
+# Fields of a source that older manifests lack, and what they are called in messages.
+_LATER_FIELDS = {"sha256": "content (sha256)", "media": "folder of media, from the file on,"}
+_BLOCK_BYTES = 1 << 20  # of a source that are read at a time
 
 # How bytes whose file name is not known begin: (offset, bytes, suffix).
 _BEGINNINGS = (
@@ -69,13 +73,18 @@ class Shard:
 
 @dataclass
 class Manifest:
-    """What `pack.json` holds."""
+    """What `pack.json` holds.
+
+    `source` tells the rows apart from others: their number, the sha256 of their files, where the
+    media lie. `packed_before` is not saved: nothing was left to do.
+    """
 
     source: dict[str, Any]
     shard_bytes: int
     version: int = VERSION
     complete: bool = False
     shards: list[Shard] = field(default_factory=list)
+    packed_before: bool = field(default=False, init=False)
 
     @property
     def samples(self) -> int:
@@ -84,7 +93,9 @@ class Manifest:
 
     def save(self, out: Path) -> None:
         """Write it, whole or not at all."""
-        text = json.dumps(asdict(self), indent=1) + "\n"
+        fields = asdict(self)
+        del fields["packed_before"]
+        text = json.dumps(fields, indent=1) + "\n"
         _write_whole(out / MANIFEST, lambda file: file.write(text.encode()))
 
 
@@ -97,7 +108,8 @@ def pack(
 ) -> Manifest:
     """Write a data set as shards into a folder, or go on with that.
 
-    Rows that cannot be used, and rows whose media are missing, are listed in `skipped.jsonl`.
+    Rows that cannot be used, and rows whose media are missing, are listed in `skipped.jsonl`; they
+    stay skipped where the folder is packed into again.
 
     Args:
         spec: the data set.
@@ -110,8 +122,11 @@ def pack(
             be written; what was written before stays.
     """
     rows = open_dataset(spec)
+    if not len(rows):
+        raise DataError(f"{rows.name} has no rows to pack; give another file")
     manifest = _begin(spec, rows, out, shard_bytes)
     if manifest.complete:
+        manifest.packed_before = True
         return manifest
     start = manifest.shards[-1].next if manifest.shards else 0
     kept = manifest.shards[-1].skipped_bytes if manifest.shards else 0
@@ -287,26 +302,14 @@ def _stored(size: int) -> int:
 def _begin(spec: DatasetSpec, rows: Rows, out: Path, shard_bytes: int) -> Manifest:
     """The manifest of the folder, with the shards that are whole; a new one in an empty folder."""
     out.mkdir(parents=True, exist_ok=True)
-    path = Path(spec.path)
-    source = {
-        "name": rows.name,
-        "format": spec.format,
-        "rows": len(rows),
-        "bytes": path.stat().st_size if path.is_file() else None,
-    }
-    fresh = Manifest(source, shard_bytes)
+    fresh = Manifest(_source(spec, rows), shard_bytes)
     if not (out / MANIFEST).exists():
         if any(out.glob(f"*{SHARD_SUFFIX}")):
             raise DataError(f"{out} holds shards from elsewhere; give another folder")
         fresh.save(out)
         return fresh
     found = _load(out)
-    for name, value in (("source", source), ("shard_bytes", shard_bytes), ("version", VERSION)):
-        if getattr(found, name) != value:
-            raise DataError(
-                f"{out} was begun with another {name}: {getattr(found, name)}, now {value}; "
-                "give the same again, or another folder"
-            )
+    _require_same(out, found, fresh)
     whole = []
     for shard in found.shards:
         file = out / shard.name
@@ -317,6 +320,61 @@ def _begin(spec: DatasetSpec, rows: Rows, out: Path, shard_bytes: int) -> Manife
         whole.append(shard)
     found.shards = whole
     return found
+
+
+def _source(spec: DatasetSpec, rows: Rows) -> dict[str, Any]:
+    """What tells the rows of a data set apart from others, for a manifest."""
+    path = Path(spec.path)
+    files, media = source_files(spec)
+    return {
+        "name": rows.name,
+        "format": spec.format,
+        "rows": len(rows),
+        "bytes": path.stat().st_size if path.is_file() else None,
+        "sha256": _digest(files),
+        # From the file on: both may move together.
+        "media": media and Path(os.path.relpath(media.resolve(), path.parent.resolve())).as_posix(),
+    }
+
+
+def _digest(files: list[Path]) -> str:
+    """The sha256 of some files as if they were one.
+
+    Raises:
+        DataError: one cannot be read.
+    """
+    digest = hashlib.sha256()
+    for path in files:
+        try:
+            with path.open("rb") as file:
+                while block := file.read(_BLOCK_BYTES):
+                    digest.update(block)
+        except OSError as error:
+            raise unreadable(path, error) from None
+    return digest.hexdigest()
+
+
+def _require_same(out: Path, found: Manifest, fresh: Manifest) -> None:
+    """Refuse to go on with what was begun with other rows or settings.
+
+    Raises:
+        DataError: something differs; the message names it.
+    """
+    ending = "give the same again, or another folder"
+    for name in {**found.source, **fresh.source}:
+        if name in _LATER_FIELDS and name not in found.source:
+            continue
+        old, new = found.source.get(name), fresh.source.get(name)
+        if old != new:
+            what = _LATER_FIELDS.get(name, name)
+            raise DataError(
+                f"{out} was begun with another source: its {what} was {old} and is {new} now; "
+                f"{ending}"
+            )
+    for name in ("shard_bytes", "version"):
+        old, new = getattr(found, name), getattr(fresh, name)
+        if old != new:
+            raise DataError(f"{out} was begun with another {name}: {old}, now {new}; {ending}")
 
 
 def _load(out: Path) -> Manifest:

@@ -173,20 +173,42 @@ def json_records(path: Path, under: str | None = None) -> Records:
         raise DataError(
             f"{path.name} is no JSON: {error.msg} in line {error.lineno}; the file may be cut off"
         ) from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"{path.name} cannot be read as JSON, in row {len(starts)} or before: "
+            f"{json_fault(error)}"
+        ) from None
     return Records(path, np.asarray(starts), np.asarray(ends))
 
 
 def parse_json(key: str, record: bytes) -> Any:
-    """A record that is JSON.
+    """A record that is JSON, all texts of which can be written as UTF-8.
 
     Raises:
         DataError: it is not.
     """
     try:
-        return json.loads(record)
-    except (JSONDecodeError, UnicodeDecodeError) as error:
-        message = error.msg if isinstance(error, JSONDecodeError) else "not text in UTF-8"
-        raise DataError(f"{key}: not JSON: {message}") from None
+        text = record.decode("utf-8-sig")
+        value = json.loads(text)
+        if "\\u" in text:  # only an escape can stand for half a character
+            json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{key}: not JSON: {json_fault(error)}") from None
+    return value
+
+
+def json_fault(error: ValueError | RecursionError) -> str:
+    """Why JSON cannot be read, in a few words."""
+    if isinstance(error, JSONDecodeError):
+        return error.msg
+    if isinstance(error, UnicodeDecodeError):
+        return "not text in UTF-8"
+    if isinstance(error, UnicodeEncodeError):
+        half = error.object[error.start]
+        return f"\\u{ord(half):04x} is half a character, and its other half is missing"
+    if isinstance(error, RecursionError):
+        return "lists or objects are nested too deep"
+    return str(error)  # such as a number with too many digits
 
 
 def unreadable(path: Path, error: OSError) -> DataError:
@@ -209,7 +231,7 @@ def _list_start(text: str, under: str | None, name: str) -> int:
     at = _skip(text, 0)
     if under is not None and text[at : at + 1] == "{":
         for field, start in _fields(text, at + 1):
-            if field == under and text[start] == "[":
+            if field == under and text[start : start + 1] == "[":
                 return start + 1
         raise DataError(f"{name} holds no list {under!r}")
     if text[at : at + 1] != "[":

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from video_llama.errors import DataError
+from video_llama.processing.captions import clean_caption
 from video_llama.processing.conversation import PartKind
 
 Source = Path | str | bytes  # a file, a data: URL, or the bytes of a medium
@@ -43,6 +44,11 @@ class Sample:
     caption: bool = False
     others: tuple[str, ...] = ()
     identity: str = ""
+
+    @property
+    def bare_caption(self) -> bool:
+        """Whether it is a caption without an instruction, which stage 1 cleans."""
+        return self.caption and len(self.messages[0]["content"]) == 1
 
     @property
     def answers(self) -> tuple[str, ...]:
@@ -97,6 +103,18 @@ def caption_sample(
     return Sample(key, messages, caption=True, others=others, identity=identity)
 
 
+def cleaned_caption(caption: str) -> str:
+    """A caption as stage 1 learns it.
+
+    Raises:
+        DataError: nothing is left of it.
+    """
+    cleaned = clean_caption(caption)
+    if not cleaned:
+        raise DataError(f"nothing is left of the caption {caption[:40]!r} once it is cleaned")
+    return cleaned
+
+
 def media_path(key: str, folder: Path, name: Any) -> Path:
     """The file a row names, which must lie in the folder of the media.
 
@@ -114,7 +132,7 @@ def media_path(key: str, folder: Path, name: Any) -> Path:
     outside = path.is_absolute() or path.drive or ".." in name.replace("\\", "/").split("/")
     if outside or "://" in name:
         raise DataError(
-            f"{key}: {_shown(name)} leads out of the folder of the media, {folder.name!r}; "
+            f"{key}: {_shown(name)} leads out of the folder of the media, {folder.resolve()}; "
             "give the folder that holds all media, and names inside it"
         )
     return folder / path

@@ -16,7 +16,7 @@ import json
 import re
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,9 @@ class ShardRows:
         names = {_split(name)[0] for name, _ in members}
         if len(names) != 1 or len(members) != count:
             raise DataError(f"{key}: {path.name} has changed since its index was made")
-        return shard_sample(key, names.pop(), {_split(name)[1]: data for name, data in members})
+        own = Members(names.pop(), {_split(name)[1]: data for name, data in members})
+        # Names are unique within one shard only: every shard of a pack may begin at 000000000.
+        return replace(shard_sample(key, own), identity=f"{path}/{own.key}")
 
 
 @dataclass(frozen=True)
@@ -195,13 +197,13 @@ def index_header(size: int, samples: int) -> dict[str, Any]:
     return {"format": "video-llama shard index 1", "bytes": size, "samples": samples}
 
 
-def shard_sample(key: str, name: str, members: dict[str, bytes]) -> Sample:
-    """The sample of some members: bytes by suffix.
+def shard_sample(key: str, own: Members) -> Sample:
+    """The sample of some members.
 
     Raises:
         DataError: there is no text, or media that do not fit it.
     """
-    own = Members(name, members)
+    name, members = own.key, own.data
     row = require_mapping(key, parse_json(key, members["json"])) if "json" in members else {}
     if not any(row.get(form) is not None for form in FORMS):
         if "txt" not in members:
@@ -209,8 +211,7 @@ def shard_sample(key: str, name: str, members: dict[str, bytes]) -> Sample:
         row = {**row, "caption": members["txt"].decode(errors="replace")}
     fields = _media_fields(row, own)
     row = {field: value for field, value in row.items() if field not in KINDS} | fields
-    sample = row_sample(key, row, _Finder(key, own))
-    return Sample(key, sample.messages, sample.caption, sample.others, identity=name)
+    return row_sample(key, row, _Finder(key, own))
 
 
 def _media_fields(row: dict[str, Any], members: Members) -> dict[PartKind, Any]:
@@ -223,6 +224,8 @@ def _media_fields(row: dict[str, Any], members: Members) -> dict[PartKind, Any]:
         return {}
     if row.get("conversations") is not None:
         text = json.dumps(row["conversations"])
+        if "<image>" in text and set(members.media.values()) == {"video"}:
+            return {"video": members.of_kind("video")}
         return {kind: members.of_kind(kind) for kind in KINDS if f"<{kind}>" in text}
     named: dict[PartKind, Any] = {kind: row.get(kind) for kind in KINDS}
     named = {kind: name for kind, name in named.items() if name in list(members.media)}
@@ -264,10 +267,14 @@ def _headers(path: Path) -> Iterator[tuple[str, int]]:
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """The files of a tar that have a suffix; others belong to no sample."""
+    """The files of a tar that have a name and a suffix; others belong to no sample.
+
+    `._0001.jpg`, which macOS packs beside 0001.jpg, has no name before its first dot.
+    """
     for member in tar:
         tar.members.clear()  # pyrefly: ignore[missing-attribute] (it would keep them all)
-        if member.isfile() and _split(member.name)[1]:
+        key, suffix = _split(member.name)
+        if member.isfile() and suffix and key and not key.endswith("/"):
             yield member
 
 
