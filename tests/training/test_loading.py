@@ -3,9 +3,12 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
+import torch
 
 from video_llama.errors import TrainingError
 from video_llama.training import loading
@@ -76,9 +79,10 @@ def test_every_reader_watches(monkeypatch):
             "a process that reads media died",
         ),
         (
-            RuntimeError("DataLoader timed out after 1800 seconds"),
-            "a process that reads media gave nothing for 1800 seconds",
+            ConnectionResetError(104, "Connection reset by peer"),
+            "a process that reads media died",
         ),
+        (EOFError(), "a process that reads media died"),
         (
             TrainingError(
                 "Caught TrainingError in DataLoader worker process 0.\nOriginal Traceback (most "
@@ -100,3 +104,45 @@ def test_what_happened_in_a_reader_is_told(error, said):
 def test_other_errors_are_left_alone():
     with pytest.raises(RuntimeError, match="shapes differ"), loading.worker_errors():
         raise RuntimeError("shapes differ")
+
+
+class Deadly(torch.utils.data.Dataset):
+    """Ends whoever reads it, as the system does where memory is short."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_reader_that_is_killed_is_told_soon():
+    loader = torch.utils.data.DataLoader(Deadly(), num_workers=1, **loading.worker_options(1))
+    with pytest.raises(TrainingError, match="reads media died"), loading.worker_errors():
+        next(iter(loader))
+
+
+SESSIONS = """
+import os
+import torch
+from video_llama.training import loading
+
+class Sessions(torch.utils.data.Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return os.getsid(0)
+
+if __name__ == "__main__":
+    loader = torch.utils.data.DataLoader(Sessions(), num_workers=1, **loading.worker_options(1))
+    print(int(next(iter(loader))) != os.getsid(0))
+"""
+
+
+def test_a_signal_for_the_group_leaves_readers_alone(tmp_path):
+    """What ends a whole group, such as torchrun, would end the step in its middle with them."""
+    script = tmp_path / "sessions.py"
+    script.write_text(SESSIONS)
+    told = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "True"

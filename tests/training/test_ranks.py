@@ -10,9 +10,12 @@ import time
 
 import pytest
 from safetensors.torch import load_file
+from torch.optim import optimizer
 
+from video_llama.errors import TrainingError
 from video_llama.training.presets import recipe_text
 from video_llama.training.trainer import train
+from video_llama.training.validation import Validation
 
 TOLERANCE = 1e-5
 STEPS = 4
@@ -165,6 +168,63 @@ def test_a_process_that_hangs_is_given_up(quiet_recipe, ranks):
     how, message = processes[0].end(30)
     assert how == "raised", message
     assert "TrainingError: a process of the run is gone or did not answer" in message
+
+
+def as_accelerators_do(made):
+    """`run`, with updates of many tensors at once where they can be, as by default on a GPU."""
+
+    def go():
+        optimizer._get_foreach_kernels_supported_devices = lambda: ["cpu", "cuda"]
+        return run(made)()
+
+    return go
+
+
+def test_shared_and_whole_parameters_are_updated_together(quiet_recipe, ranks):
+    made = quiet_recipe("run", modules=["language_model.", "vision_branch."], parallel="fsdp")
+    for process in ranks(as_accelerators_do(made), 2):
+        how, outcome = process.end(25)
+        assert how == "gave", outcome
+
+
+def test_what_shared_layers_remember_is_kept_after_a_validation(
+    quiet_recipe, ranks, other_pictures
+):
+    changes = {"validation.data": [{"path": str(other_pictures)}], "validation.every": 2}
+    made = quiet_recipe("run", modules=["language_model."], parallel="fsdp", **changes)
+    for process in ranks(run(made), 2):
+        how, outcome = process.end(25)
+        assert how == "gave", outcome
+    folder = made.output_dir / "checkpoints/step-00000004"
+    remembered = load_file(folder / "optimizer.safetensors")
+    for name in load_file(folder / "trained.safetensors"):
+        assert f"exp_avg {name}" in remembered
+
+
+def failing_validation(made, rank):
+    """`run`, in which one process cannot read a shard that is validated on."""
+
+    def go():
+        def batches(self):
+            if self.processes.rank == rank:
+                raise TrainingError("a shard is damaged")
+            return iter(())
+
+        Validation._batches = batches
+        return run(made)()
+
+    return go
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_validation_that_fails_in_one_process(quiet_recipe, ranks, rank, other_pictures):
+    made = quiet_recipe("run", **{"validation.data": [{"path": str(other_pictures)}]})
+    ends = [process.end(25) for process in ranks(failing_validation(made, rank), 2)]
+    assert [how for how, _ in ends] == ["raised", "raised"]
+    assert ends[rank][1] == "TrainingError: a shard is damaged"
+    assert "another process failed: " in ends[1 - rank][1]
+    assert "a shard is damaged" in ends[1 - rank][1]
+    assert (made.output_dir / "checkpoints/step-00000004").is_dir()
 
 
 def test_a_batch_that_cannot_be_shared(quiet_recipe, ranks):

@@ -8,6 +8,7 @@ from video_llama.errors import OptionError
 from video_llama.training.overrides import build, to_mapping
 from video_llama.training.presets import load_recipe, preset
 from video_llama.training.recipe import Recipe
+from video_llama.training.schedule import WarmupCosine
 from video_llama.training.stages import STAGES
 
 
@@ -111,6 +112,9 @@ def test_files_with_and_without_a_base(tmp_path):
         ("accumulation=5", "batch 32 cannot be divided into accumulation 5"),
         ("export.checkpoint=best", "needs validation.data"),
         ("modules=[]", "modules is empty"),
+        ("schedule.peak=-1e-3", "rates are above 0; peak is -0.001"),
+        ("schedule.floor=-1e-3", "rates are above 0"),
+        (f"batch={'9' * 400}", "batch is a whole number"),
         ("batch", "'batch' is no setting; give name=value"),
         ("a..b=3", "is no setting"),
     ],
@@ -119,6 +123,28 @@ def test_a_message_names_the_setting(setting, said):
     with pytest.raises(OptionError) as told:
         load_recipe("vision_stage1", [setting])
     assert said in str(told.value)
+
+
+def test_adapters_beside_layers_that_take_none():
+    with pytest.raises(OptionError, match="adapters cannot be put beside"):
+        load_recipe("vision_stage2", ["model.quantization=int8", "lora.rank=2"])
+
+
+def test_a_base_is_a_name(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text('base = ["vision_stage1"]')
+    with pytest.raises(OptionError, match="base is one of"):
+        load_recipe(str(file), [])
+
+
+@pytest.mark.parametrize(
+    ("warmup", "steps", "epochs", "told"),
+    [(500, 1000, 1, False), (1000, 1000, 1, False), (0, 3, 1, False), (1000, 500, 3, True)],
+)
+def test_whether_a_warm_up_reaches_the_peak(warmup, steps, epochs, told):
+    schedule = WarmupCosine(3e-5, 1e-5, 1e-6, warmup, steps, epochs)
+    assert schedule.highest == max(map(schedule.rate, range(schedule.total_steps)))
+    assert bool(schedule.warning) == told
 
 
 def test_recipes_that_are_not_there(tmp_path):

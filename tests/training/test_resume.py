@@ -184,6 +184,25 @@ def test_a_damaged_checkpoint_is_told_and_left_aside(long_recipe, uninterrupted,
     assert final_bytes(made.output_dir) == final_bytes(uninterrupted)
 
 
+def test_nothing_begins_anew_over_damaged_checkpoints(long_recipe, uninterrupted):
+    made = long_recipe()
+    shutil.copytree(uninterrupted, made.output_dir)
+    for path in (made.output_dir / "checkpoints").glob("step-*/state.json"):
+        path.write_text("")
+    figures = (made.output_dir / "metrics.jsonl").read_bytes()
+    with pytest.raises(TrainingError, match=r"none of the checkpoints in .* can be used"):
+        train(made, io.StringIO())
+    assert (made.output_dir / "metrics.jsonl").read_bytes() == figures
+
+
+def test_a_copy_of_a_checkpoint_is_none(long_recipe, uninterrupted):
+    made = long_recipe()
+    shutil.copytree(uninterrupted, made.output_dir)
+    newest = made.output_dir / f"checkpoints/step-{STEPS:08d}"
+    shutil.copytree(newest, newest.with_name(newest.name + "-copy"))
+    assert train(made, io.StringIO()).step == STEPS
+
+
 def test_a_checkpoint_by_its_folder(long_recipe, uninterrupted):
     path = uninterrupted / f"checkpoints/step-{STEPS - 1:08d}"
     out = io.StringIO()

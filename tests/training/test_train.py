@@ -19,6 +19,7 @@ from video_llama.training.checkpoint import Checkpoints, read_checkpoint
 from video_llama.training.export import export
 from video_llama.training.optim import make_optimizer
 from video_llama.training.recipe import Recipe
+from video_llama.training.step import TrainingStep
 from video_llama.training.trainer import Outcome, train
 from video_llama.training.validation import Measured, Validation
 
@@ -243,6 +244,15 @@ def test_a_warm_up_longer_than_the_run_is_told(recipe):
     train(made, out)
     assert "never to schedule.peak" in out.getvalue()
     assert "schedule.warmup_steps is 100" in out.getvalue()
+
+
+def test_too_little_memory_is_told_with_what_helps(recipe, monkeypatch):
+    def fail(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(TrainingStep, "forward", fail)
+    with pytest.raises(TrainingError, match=r"not enough memory for step 1: .*accumulation"):
+        train(recipe(), io.StringIO())
 
 
 def test_a_loss_that_is_no_number_is_never_the_best(recipe, other_pictures, monkeypatch):

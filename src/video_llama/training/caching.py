@@ -9,6 +9,7 @@ from video_llama.data.dataset import TrainingDataset
 from video_llama.data.mixture import Draw
 from video_llama.training.features import FeatureStore
 from video_llama.training.fill import Filler, MissingMedia, encode, open_store
+from video_llama.training.loading import worker_errors
 from video_llama.training.material import Material
 from video_llama.training.parallel import Processes
 from video_llama.training.prepare import Prepared, encoders, release
@@ -54,7 +55,7 @@ def use_cache(
     place_encoders(recipe, prepared, processes.device)
     failures: dict[str, tuple[str, str]] = {}
     for dataset, draws in _wanted(recipe, material, first):
-        with processes.together():
+        with processes.together(), worker_errors():
             failures |= _fill(recipe, prepared, store, dataset, draws, processes, tell)
     release(prepared.model, encoders(recipe))
     store.refresh()

@@ -105,7 +105,8 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """Steps that have a checkpoint, ascending."""
         names = [path.name for path in self.folder.glob("step-*") if path.is_dir()]
-        return sorted(int(name.removeprefix("step-")) for name in names)
+        numbers = [name.removeprefix("step-") for name in names]
+        return sorted(int(number) for number in numbers if number.isdecimal())
 
     def path(self, step: int) -> Path:
         """The folder of a checkpoint."""

@@ -18,8 +18,12 @@ from video_llama.training.orphans import watch_parent
 
 # A worker is forked from a process that has imported this and done nothing else: forking a training
 # process, with its threads, can lock up; importing in every worker takes seconds.
-PRELOADED = ["video_llama.data.collator", "video_llama.data.dataset", "video_llama.media.reader"]
-PATIENCE = 1800.0  # seconds for a micro-batch; the deadline of each medium is far below
+PRELOADED = [
+    "video_llama.training.own_session",
+    "video_llama.data.collator",
+    "video_llama.data.dataset",
+    "video_llama.media.reader",
+]
 _OWN_ERROR = re.compile(r"^(?:[\w.]+\.)?TrainingError: (.*)", re.MULTILINE)
 
 
@@ -49,11 +53,9 @@ def worker_options(workers: int) -> dict[str, Any]:
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     if "forkserver" in methods:
         context.set_forkserver_preload(PRELOADED)
-    return {
-        "multiprocessing_context": context,
-        "worker_init_fn": _start_worker,
-        "timeout": PATIENCE,
-    }
+    # Without a timeout torch looks every few seconds whether the workers live; with one, once it is
+    # over. No medium keeps a worker for long: each has its deadline.
+    return {"multiprocessing_context": context, "worker_init_fn": _start_worker}
 
 
 def _start_worker(_: int) -> None:
@@ -68,7 +70,7 @@ def worker_errors() -> Iterator[None]:
     """Tell what happened in a worker as if it had happened here.
 
     Raises:
-        TrainingError: a worker died, did not answer, or failed with such an error itself.
+        TrainingError: a worker died, or failed with such an error itself.
     """
     try:
         yield
@@ -80,12 +82,14 @@ def worker_errors() -> Iterator[None]:
     except RuntimeError as error:
         text = str(error)
         if "DataLoader worker" in text and ("exited" in text or "killed" in text):
-            raise TrainingError(
-                "a process that reads media died, perhaps for lack of memory; give fewer workers "
-                f"or a smaller batch ({text.splitlines()[0][:200]})"
-            ) from error
-        if "DataLoader timed out" in text:
-            raise TrainingError(
-                f"a process that reads media gave nothing for {PATIENCE:.0f} seconds"
-            ) from error
+            raise _died(text) from error
         raise
+    except (EOFError, ConnectionError) as error:  # it died while it sent a batch
+        raise _died(str(error) or type(error).__name__) from error
+
+
+def _died(text: str) -> TrainingError:
+    return TrainingError(
+        "a process that reads media died, perhaps for lack of memory; give fewer workers "
+        f"or a smaller batch ({text.splitlines()[0][:200]})"
+    )

@@ -82,9 +82,19 @@ class StepRunner:
         """Step number `step`, from 0. What `stop` says at its end is told to the other processes.
 
         Raises:
-            TrainingError: the loss or the gradient is not finite, or nothing trains. The model is
-                as it was before the step.
+            TrainingError: the loss or the gradient is not finite, nothing trains, or the memory is
+                not enough. The model is as it was before the step.
         """
+        try:
+            return self._run(step, batches, stop)
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"the device has not enough memory for step {step + 1}: give a larger "
+                "accumulation, model.gradient_checkpointing=true, or fewer bits with "
+                f"model.quantization ({str(error).splitlines()[0][:200]})"
+            ) from error
+
+    def _run(self, step: int, batches: Iterator[Batch], stop: Callable[[], bool]) -> StepResult:
         self.optimizer.zero_grad(set_to_none=True)
         seed_step(self.seed, step, self.processes.rank)
         loss, tokens, keys, odd, rejected = 0.0, 0, [], [], []
@@ -106,17 +116,19 @@ class StepRunner:
         tokens = round(many)
         if bad:
             rejected = self.processes.gather(rejected)
-        norm = self._update(step, loss, tokens, odd or keys)
+        norm = self._update(step, loss, tokens, odd, keys)
         return StepResult(loss, tokens, norm, tuple(rejected), wanted > 0)
 
-    def _update(self, step: int, loss: float, tokens: int, keys: Sequence[str]) -> float:
+    def _update(
+        self, step: int, loss: float, tokens: int, odd: Sequence[str], keys: Sequence[str]
+    ) -> float:
         """From the sum of gradients (its mean over processes, by then) to new weights."""
         if not tokens:
             return 0.0  # every sample was bad
         scale_gradients(self.parameters, self.processes.world_size / tokens)
         norm = gradient_norm(self.parameters)
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            self._stop(step, loss, keys)
+            self._stop(step, loss, self.processes.gather(odd) or self.processes.gather(keys))
         if not self._checked:
             self._require_learning()
             self._checked = True
@@ -127,7 +139,6 @@ class StepRunner:
 
     def _stop(self, step: int, loss: float, keys: Sequence[str]) -> None:
         what = "the gradient" if math.isfinite(loss) else "the loss"
-        keys = self.processes.gather(keys)
         named = ", ".join(keys[:NAMED_KEYS])
         more = f" and {len(keys) - NAMED_KEYS} more" if len(keys) > NAMED_KEYS else ""
         raise TrainingError(

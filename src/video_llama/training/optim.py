@@ -21,7 +21,11 @@ MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 def make_optimizer(model: nn.Module, settings: OptimizerSettings, peak: float) -> torch.optim.AdamW:
     """AdamW over what trains; see `stages.decay_groups`."""
     groups: Any = [g for g in decay_groups(model, settings.weight_decay) if g["params"]]
-    return torch.optim.AdamW(groups, lr=peak, betas=settings.betas, eps=settings.eps)
+    # Accelerators update many tensors at once by themselves, which cannot be pieces and whole ones.
+    pieces = any(isinstance(p, DTensor) for group in groups for p in group["params"])
+    return torch.optim.AdamW(
+        groups, lr=peak, betas=settings.betas, eps=settings.eps, foreach=False if pieces else None
+    )
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -97,9 +101,15 @@ def load_trained(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
 def optimizer_tensors(
     model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> dict[str, torch.Tensor]:
-    """The optimizer's memory of every parameter, as "exp_avg NAME" and so on."""
+    """The optimizer's memory of every parameter, as "exp_avg NAME" and so on.
+
+    Raises:
+        TrainingError: it remembers some of what trains and not all of it.
+    """
     tensors = {}
     for name, parameter in model.named_parameters():
+        if parameter.requires_grad and optimizer.state and parameter not in optimizer.state:
+            raise TrainingError(f"the optimizer knows nothing of '{name}', which trains")
         for kind, value in optimizer.state.get(parameter, {}).items():
             tensors[f"{kind} {part_name(name)}"] = whole(value)
     return tensors

@@ -10,7 +10,7 @@ Every message names the setting by its dotted name.
 import dataclasses
 import difflib
 import json
-import math
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -168,7 +168,7 @@ def _convert_tuple(value: Any, arguments: tuple[Any, ...], where: str) -> tuple[
 
 def _convert_plain(value: Any, kind: type, where: str) -> Any:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    number = number and math.isfinite(value)
+    number = number and abs(value) <= sys.float_info.max  # no NaN, nothing that is no float
     if kind is float and number:
         return float(value)
     if kind is int and number and value == int(value):

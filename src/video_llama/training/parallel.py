@@ -8,7 +8,7 @@ import contextlib
 import datetime
 import gc
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -16,11 +16,10 @@ from accelerate import Accelerator
 from accelerate.utils import (
     DistributedDataParallelKwargs,
     InitProcessGroupKwargs,
-    gather_object,
 )
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -32,6 +31,9 @@ from video_llama.training.step import TrainingStep
 
 T = TypeVar("T")
 
+# What one process does while the others wait (looking through a cache, writing a model) may take
+# long. They agree over the CPU, where a process that is gone is noticed at once.
+PATIENCE = datetime.timedelta(hours=2)
 # How gloo and NCCL say that another process does not answer.
 LOST = ("gloo", "nccl", "connection", "timed out", "timeout", "watchdog", "socket")
 
@@ -83,6 +85,10 @@ class Processes:
         self.world_size = self._accelerator.num_processes
         self.device = self._accelerator.device
         _require_device(recipe.device, self.device)
+        self._host: dist.ProcessGroup | None = None
+        if self.world_size > 1:
+            group = dist.new_group(backend="gloo", timeout=PATIENCE)
+            self._host = cast("dist.ProcessGroup", group)
         self.shares_layers = recipe.parallel == "fsdp" and self.world_size > 1
 
     @property
@@ -131,6 +137,13 @@ class Processes:
             for gradient, piece in zip(own, pieces, strict=True):
                 gradient.copy_(piece.view_as(gradient))
 
+    def share_again(self, model: VideoLlamaForConditionalGeneration) -> None:
+        """Let go of what a run forward gathered; a run back does so by itself."""
+        if self.shares_layers:
+            for module in model.language_model.modules():
+                if isinstance(module, FSDPModule):
+                    module.reshard()
+
     def add(self, values: Sequence[float]) -> list[float]:
         """Sums over all processes, in double precision."""
         if self.world_size == 1:
@@ -143,19 +156,24 @@ class Processes:
 
     def gather(self, values: Sequence[T]) -> list[T]:
         """What all processes have, in the order of their ranks."""
-        return list(values) if self.world_size == 1 else gather_object(list(values))
+        if self.world_size == 1:
+            return list(values)
+        boxes: list[Any] = [None] * self.world_size
+        dist.all_gather_object(boxes, list(values), group=self._host)
+        return [value for box in boxes for value in box]
 
     def agree(self, value: T) -> T:
         """What the first process says."""
         if self.world_size == 1:
             return value
         box: list[Any] = [value]
-        dist.broadcast_object_list(box, src=0)
+        dist.broadcast_object_list(box, src=0, group=self._host)
         return box[0]
 
     def wait(self) -> None:
         """Until all processes are here."""
-        self._accelerator.wait_for_everyone()
+        if self.world_size > 1:
+            dist.barrier(group=self._host)
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:

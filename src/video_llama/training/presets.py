@@ -65,7 +65,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
     base = given.pop(BASE, None)
     if base is None:
         return {"name": path.stem, **given}
-    if base not in STAGES:
+    if not isinstance(base, str) or base not in STAGES:
         raise OptionError(f"base is one of {', '.join(STAGES)}; not {base!r}")
     return merge(to_mapping(preset(STAGES[base])), {"name": path.stem, **given})
 

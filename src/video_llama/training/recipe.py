@@ -318,6 +318,11 @@ class Recipe:
             )
         if self.parallel == "fsdp" and self.model.quantization is not None:
             raise OptionError("parallel 'fsdp' shares weights that are not quantized; choose one")
+        if self.model.quantization == "int8" and self.lora is not None:
+            raise OptionError(
+                "adapters cannot be put beside layers of model.quantization 'int8'; give '8bit' or "
+                "'4bit', or leave lora out"
+            )
         if self.export.checkpoint == "best" and not self.validation.data:
             raise OptionError("export.checkpoint 'best' needs validation.data to choose by")
 

@@ -101,6 +101,11 @@ def _fault_of_best(
 def _choose(recipe: Recipe, checkpoints: Checkpoints, tell: Callable[[str], object]) -> Path | None:
     if recipe.resume == "auto":
         path, told = checkpoints.latest()
+        if told and path is None:
+            raise TrainingError(
+                f"none of the checkpoints in {checkpoints.folder} can be used: {'; '.join(told)}. "
+                "Put them right, or move them away to begin anew"
+            )
         for message in told:
             tell(f"warning: {message}")
         return path

@@ -26,6 +26,11 @@ class WarmupCosine:
     def __post_init__(self) -> None:
         if self.steps_per_epoch < 1 or self.epochs < 1:
             raise OptionError("steps_per_epoch and epochs must be at least 1")
+        if self.peak <= 0 or self.floor < 0 or self.start < 0:
+            raise OptionError(
+                f"rates are above 0; peak is {self.peak:g}, floor {self.floor:g} and start "
+                f"{self.start:g} (of these two, 0 will do)"
+            )
         if self.warmup_steps < 0:
             raise OptionError(f"warmup_steps is {self.warmup_steps}; give 0 or more")
 
@@ -37,9 +42,9 @@ class WarmupCosine:
     @property
     def highest(self) -> float:
         """The highest rate that a step has."""
-        if self.warmup_steps < self.total_steps:
-            return max(self.rate(self.warmup_steps), self.rate(self.steps_per_epoch - 1))
-        return self.rate(self.steps_per_epoch - 1)
+        warm = min(self.warmup_steps, self.steps_per_epoch)
+        steps = (warm - 1, min(self.warmup_steps, self.total_steps - 1))
+        return max(self.rate(max(step, 0)) for step in steps)
 
     @property
     def warning(self) -> str:

@@ -78,14 +78,17 @@ class Validation:
         samples, rejected = 0, []
         training = [module for module in step.modules() if module.training]
         step.eval()
-        with torch.no_grad(), worker_errors():
-            for batch in self._batches():
-                score = step.score(batch.to(self.processes.device))
-                sums += torch.stack([value.double().cpu() for value in score])
-                samples += len(batch.keys)
-                rejected += batch.rejected
-        for module in training:
-            module.training = True
+        try:
+            with self.processes.together(), torch.no_grad(), worker_errors():
+                for batch in self._batches():
+                    score = step.score(batch.to(self.processes.device))
+                    sums += torch.stack([value.double().cpu() for value in score])
+                    samples += len(batch.keys)
+                    rejected += batch.rejected
+        finally:
+            self.processes.share_again(step.model)
+            for module in training:
+                module.training = True
         loss, correct, tokens, good = self.processes.add([*sums.tolist(), samples])
         bad = sorted(self.processes.gather(rejected), key=lambda one: one.position)
         self._name(bad)
