@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from video_llama.evaluation.runner import Result
 
 RESULTS = Path("results")
+TRAINED = "model"  # the folder that a training run puts its model in
 
 
 def evaluate(
@@ -87,7 +88,7 @@ def evaluate(
 
     The folder of the results gets TASK.json with metrics, chance level, checksums of the model and
     the data, settings and every answer. A run that was broken off goes on where it stopped. Media
-    that are not there ("absent") or do not decode ("failed") are counted apart, never as wrong.
+    that are not there ("absent") or cannot be used ("failed") are counted apart, never as wrong.
 
     Open answers are compared with the true ones word by word; a judge can be asked besides, whose
     key is taken from VIDEO_LLAMA_JUDGE_KEY and kept nowhere.
@@ -99,7 +100,8 @@ def evaluate(
       video-llama eval msvd-qa pope --model models/mine --data benchmarks --batch 16
       video-llama eval msvd-qa --data msvd --judge http://localhost:8000/v1 --judge-model qwen3
 
-    Exit status 1 when a benchmark could not be run, or a judge could not be asked.
+    Exit status 1 when a benchmark could not be run, none of its questions could be answered, or a
+    judge could not be asked or understood.
     """
     if list_tasks:
         _list(as_json)
@@ -134,7 +136,10 @@ def evaluate(
         )
     if as_json:
         print_json({"results": [_without_answers(result) for result in results]})
-    faults = [result.judge_fault for result in results if result.judge_fault]
+    failed = [result for result in results if result.report["failed"]]
+    print_warnings(failure_text(result) for result in failed if result.report["answered"])
+    faults = [failure_text(result) for result in failed if not result.report["answered"]]
+    faults += [result.judge_fault for result in results if result.judge_fault]
     for fault in faults:
         write(f"error: {fault}\n", sys.stderr)
     if faults:
@@ -163,7 +168,7 @@ def _run(
     chosen = [get_task(name) for name in dict.fromkeys(names)]
     options = RunOptions(**reading)
     directory = resolve(model, offline=loading_options["offline"])
-    folder = out or RESULTS / directory.resolve().name
+    folder = out or RESULTS / results_name(directory)
     loaded = [load_questions(task, data, folder, options.limit) for task in chosen]
     checksums = describe_model(directory, offline=loading_options["offline"])
     facts = ModelFacts(model, checksums, loading_options["quantization"])
@@ -188,6 +193,23 @@ def _run(
     return results
 
 
+def results_name(directory: Path) -> str:
+    """The name of the folder of a model's results: the model's, or its run's where the model is the
+    folder "model" of a training run."""
+    directory = directory.resolve()
+    if directory.name == TRAINED and directory.parent.name:
+        return directory.parent.name
+    return directory.name
+
+
+def failure_text(result: "Result") -> str:
+    """How many questions failed, of a result that has such, and why the first did."""
+    report = result.report
+    reason = next(answer["failed"] for answer in report["answers"] if answer.get("failed"))
+    counts = f"{report['failed']:,} of {report['n']:,} questions failed"
+    return f"{result.task}: {counts}; the first: {reason}"
+
+
 def result_text(result: "Result") -> str:
     """A result for people to read."""
     report = result.report
@@ -207,8 +229,8 @@ def result_text(result: "Result") -> str:
     if "judge" in report and "accuracy" in report["judge"]:
         said = report["judge"]
         lines.append(
-            f"  judge {said['model']}: accuracy {said['accuracy']:.4f}, score {said['score']:.2f} "
-            f"of 5, {said['unreadable']} unreadable"
+            f"  judge {said['model']}: accuracy {_number(said['accuracy'])}, "
+            f"score {_number(said['score'], 2)} of 5, {said['unreadable']} unreadable"
         )
     return "\n".join([*lines, f"  {result.path}", ""])
 
@@ -229,10 +251,10 @@ def _table(title: str, table: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _number(value: float | None) -> str:
+def _number(value: float | None, digits: int = 4) -> str:
     if value is None:
         return "-"
-    return str(value) if isinstance(value, int) else f"{value:.4f}"
+    return str(value) if isinstance(value, int) else f"{value:.{digits}f}"
 
 
 def _list(as_json: bool) -> None:

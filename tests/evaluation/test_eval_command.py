@@ -1,8 +1,11 @@
 """`video-llama eval` as a user meets it."""
 
 import json
+from pathlib import Path
 
 import pytest
+
+from video_llama.cli_eval import results_name
 
 
 @pytest.fixture(name="run")
@@ -107,3 +110,50 @@ def test_a_judge_that_is_not_there(run, data, tiny_model_dir, endpoint, tmp_path
     )  # fmt: skip
     assert status == 0
     assert "judge m: accuracy 1.0000, score 4.00 of 5" in out
+
+
+def test_a_judge_that_cannot_be_read(run, data, tiny_model_dir, endpoint):
+    endpoint.replies = ["I cannot say."]
+    status, out, err = run(
+        "msrvtt-qa", "-m", tiny_model_dir, "--data", data, "--max-new-tokens", 4,
+        "--judge", endpoint.url, "--judge-model", "m", "--out", "o",
+    )  # fmt: skip
+    assert status == 1
+    assert "none of the 1 replies of the judge m can be read" in err
+    assert "judge m: accuracy -, score - of 5, 1 unreadable" in out
+
+
+@pytest.fixture
+def pope(run, data, tiny_model_dir):
+    """Run `eval pope` after damaging its only picture, or adding questions about another one."""
+
+    def pope(*more):
+        (data / "pope/picture.png").write_bytes(b"no picture")
+        path = data / "pope/coco_pope_random.json"
+        with path.open("a", encoding="utf-8") as file:
+            for row in more:
+                file.write(json.dumps({"text": "Is it?", "label": "no", **row}) + "\n")
+        return run("pope", "-m", tiny_model_dir, "--data", data, "--max-new-tokens", 4)
+
+    return pope
+
+
+def test_questions_that_failed_are_told_with_the_reason(pope, data, films):
+    (data / "pope/other.png").write_bytes((films / "picture.png").read_bytes())
+    status, out, err = pope({"question_id": 9, "image": "other.png"})
+    assert status == 0
+    assert "1 answered, 3 failed" in out
+    assert err.startswith("warning: pope: 3 of 4 questions failed; the first: picture.png ")
+
+
+def test_nothing_answered_is_a_failure(pope):
+    status, out, err = pope()
+    assert status == 1
+    assert "0 answered, 3 failed" in out
+    assert err.startswith("error: pope: 3 of 3 questions failed; the first: picture.png ")
+
+
+def test_results_of_a_trained_model_have_the_name_of_its_run(tmp_path):
+    assert results_name(tmp_path / "vision1" / "model") == "vision1"
+    assert results_name(tmp_path / "mine") == "mine"
+    assert results_name(Path("/model")) == "model"

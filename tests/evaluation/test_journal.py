@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -71,3 +72,28 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
         write_json(path, {"a": object()})
     assert json.loads(path.read_text(encoding="utf-8")) == {"a": 1}
     assert [found.name for found in tmp_path.iterdir()] == ["x.json"]
+
+
+FULL = Path("/dev/full")  # takes nothing, as a full disk does
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="no /dev/full")
+def test_closing_on_a_full_disk_names_the_file_too(tmp_path):
+    path = tmp_path / "x.jsonl"
+    journal = Journal(path)
+    journal._file.close()
+    journal._file = FULL.open("ab")
+    with pytest.raises(OSError, match="space") as caught, journal:
+        journal.append([{"id": 1}])
+    assert caught.value.errno == errno.ENOSPC
+    assert caught.value.filename == str(path)
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="no /dev/full")
+def test_a_whole_file_on_a_full_disk_is_named(tmp_path):
+    path = tmp_path / "x.json"
+    (tmp_path / ".x.json.partial").symlink_to(FULL)
+    with pytest.raises(OSError, match="space") as caught:
+        write_json(path, ["word"] * 10000)
+    assert caught.value.filename == str(path)
+    assert list(tmp_path.iterdir()) == []

@@ -126,6 +126,9 @@ def test_several_workers_keep_the_order(endpoint, judge):
         ('{"correct": "Yes", "score": 11}', Verdict(True, None)),
         ('{"incorrect": "yes"}', None),
         ("I would say so.", None),
+        (f"{WRONG}</think>{WRONG}</think>{RIGHT}", Verdict(True, 5.0)),
+        (f"{RIGHT}</think>Well.", None),
+        (f"<think>Is it {RIGHT} or", None),
         ('{"correct": "yes"} or {"correct": "no"}', None),
         ("", None),
     ],
@@ -152,3 +155,28 @@ def test_addresses_that_are_not_taken(url):
         JudgeOptions(url, "m")
     with pytest.raises(OptionError, match="--judge-model"):
         JudgeOptions("http://localhost/v1", "")
+
+
+def test_a_judge_that_thinks_first(endpoint, judge):
+    endpoint.replies = [f"<think>{WRONG}? No.</think>\n{RIGHT}"]
+    assert judge().verdicts([answered("a")]) == [Verdict(True, 5.0)]
+    assert endpoint.requests[0]["max_tokens"] == 1024
+
+
+def test_what_could_not_be_read_is_asked_again_by_the_next_run(endpoint, judge):
+    endpoint.replies = ["Well,", RIGHT]
+    rows = [answered("a"), answered("b")]
+    first = judge()
+    assert first.verdicts(rows) == [None, Verdict(True, 5.0)]
+    assert first.verdicts(rows) == [None, Verdict(True, 5.0)]
+    assert len(endpoint.requests) == 2
+    endpoint.replies = [WRONG]
+    assert judge().verdicts(rows) == [Verdict(False, 1.0), Verdict(True, 5.0)]
+    assert judge().verdicts(rows) == [Verdict(False, 1.0), Verdict(True, 5.0)]
+    assert len(endpoint.requests) == 3
+
+
+def test_metrics_of_nothing_are_none():
+    nothing = {"n": 0, "unreadable": 2, "accuracy": None, "score": None}
+    assert judge_metrics([None, None]) == nothing
+    assert judge_metrics([Verdict(True, None)])["score"] is None

@@ -8,7 +8,7 @@ from PIL import Image
 from video_llama.data.world.write import write_world
 from video_llama.errors import DataError, OptionError
 from video_llama.evaluation.task import Answered
-from video_llama.evaluation.tasks import TASKS, get_task, world
+from video_llama.evaluation.tasks import TASKS, avsd, get_task, pope, world
 
 
 @pytest.fixture
@@ -147,6 +147,45 @@ def test_avsd(load, touch, write_json):
     assert len(found.files) == 2
 
 
+def test_avsd_leaves_out_the_file_of_last_turns(load, write_json):
+    dialogue = {"image_id": "7UPGT", "dialog": DIALOGUE}
+    write_json("test_set4DSTC7-AVSD.json", {"dialogs": [dialogue]})
+    last = {"dialogs": [{**dialogue, "dialog": DIALOGUE[1:]}]}
+    write_json("lbl_undisclosedonly_test_set4DSTC7-AVSD.json", last)
+    found = load("avsd")
+    assert [path.name for path in found.files] == ["test_set4DSTC7-AVSD.json"]
+    assert found.questions[0].id == "7UPGT_1"
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ("no he doesn't speak", "no he does not speak"),
+        ("No, he does n’t.", "No, he does not."),
+        ("i can't and won't", "i can not and will not"),
+        ("he's there, it's red", "he is there, it is red"),
+        ("they're here, we'll go", "they are here, we will go"),
+        ("I've seen, I'm sure", "I have seen, I am sure"),
+        ("the dog's ball, he'd run", "the dog's ball, he'd run"),
+    ],
+)
+def test_contractions_are_written_out(answer, words):
+    assert avsd.write_out(answer) == words
+
+
+def test_avsd_is_measured_without_contractions(load, write_json):
+    answers = {"A": "no he doesn't speak", "B": "it is a red door"}
+    dialogues = [
+        {"image_id": name, "dialog": [{"question": "what ?", "answer": answer}]}
+        for name, answer in answers.items()
+    ]
+    write_json("test_set.json", {"dialogs": dialogues})
+    questions = load("avsd").questions
+    metrics = measured("avsd", questions, "no he does not speak", "it's a red door").metrics
+    assert metrics["cider"] == 10.0
+    assert metrics["exact"] == 0.0
+
+
 def test_avsd_is_measured_by_cider_too(load, write_json):
     dialogues = [
         {"image_id": name, "dialog": [{"question": "what ?", "answer": answer}]}
@@ -279,6 +318,36 @@ def test_pope(load, touch, tmp_path):
     (tmp_path / "coco_pope_random.json").write_text(bad, encoding="utf-8")
     with pytest.raises(DataError, match="must be yes or no, not 'maybe'"):
         load("pope")
+
+
+@pytest.mark.parametrize(
+    ("answer", "read"),
+    [
+        ("A dog is there", "yes"),
+        ("There is not, I think", "no"),
+        ("No, there is none.", "no"),
+        ("Yes. There is no cat.", "yes"),
+        ("NO", "yes"),
+        ("There isn't a dog", "yes"),
+        ("No\n\nIt is a cat", "yes"),
+        ("", "yes"),
+    ],
+)
+def test_popes_published_reading(answer, read):
+    assert pope.published_reading(answer) == read
+
+
+def test_pope_is_measured_as_published_too(load, tmp_path):
+    row = {"question_id": 1, "image": "x.jpg", "text": "Is there a dog?"}
+    for name, label in (("random", "yes"), ("adversarial", "no")):
+        line = json.dumps({**row, "label": label}) + "\n"
+        (tmp_path / f"coco_pope_{name}.json").write_text(line, encoding="utf-8")
+    questions = load("pope").questions
+    metrics = measured("pope", questions, "There is none of that", "I can see a dog").metrics
+    assert (metrics["accuracy"], metrics["f1"], metrics["yes_share"]) == (0.5, 0.0, 0.0)
+    assert (metrics["published_accuracy"], metrics["published_f1"]) == (0.5, 0.6667)
+    assert metrics["published_yes"] == 1.0
+    assert metrics["by_kind"]["random"]["published_accuracy"] == 1.0
 
 
 def test_avhbench(load, touch, write_json):

@@ -96,3 +96,42 @@ def test_the_option_an_answer_takes(answer, number):
 def test_options_of_the_same_words_are_not_one():
     assert chosen_option("a dog", ("The dog", "a dog", "cat")) is None
     assert chosen_option("no", ("yes", "no")) == 1
+
+
+DIRECTIONS = ("left", "right", "up", "down")
+
+
+@pytest.mark.parametrize(
+    ("answer", "number"),
+    [
+        ("B\n\nExplanation: the ball", 1),
+        ("B\n\nThe ball does not go up.", 1),
+        ("A\n\nThe ball does not go up.", 0),
+        ("B is the correct answer.", 1),
+        ("A is the correct answer.", 0),
+        ("C is correct because nothing moves to the left.", 2),
+        ("D because nothing moves up", 3),
+        ("B since it moves", 1),
+        ("B would be best", 1),
+        ("B is wrong.", None),
+        ("It's B.", 1),
+        ("I think it is C, since nothing moves.", 2),
+        ("It's B flat.", None),
+        ("answer: b", 1),
+        ("The answer is a.", 0),
+        ("Answer: A\nIt moves.", 0),
+        ("The answer is a ball.", None),
+        ("A ball would go there.", None),
+        ("B) to the right or (A) to the left", None),
+        ("(B) to the right", 1),
+    ],
+)
+def test_letters_before_an_explanation(answer, number):
+    assert chosen_option(answer, DIRECTIONS) == number
+
+
+def test_i_is_seldom_an_option():
+    options = tuple("option number " + word for word in "abcdefghi")
+    assert chosen_option("I would say nothing.", options) is None
+    assert chosen_option("I'm not sure.", options) is None
+    assert chosen_option("I is right.", options) == 8

@@ -34,7 +34,8 @@ class Journal:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a+b")
         try:
-            self.records = list(self._read())
+            with _naming(path):
+                self.records = list(self._read())
         except BaseException:
             self._file.close()
             raise
@@ -53,7 +54,8 @@ class Journal:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._file.close()
+        with _naming(self.path):  # closing writes once more what could not be written
+            self._file.close()
 
     def _read(self) -> Iterator[dict[str, Any]]:
         self._file.seek(0)
@@ -76,7 +78,7 @@ class Journal:
 
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Errors of a write say of which file: those of a full disk do not."""
+    """Errors of an open file say of which: those of a full disk do not."""
     try:
         yield
     except OSError as error:

@@ -1,7 +1,7 @@
 """A language model behind an OpenAI-compatible endpoint, asked whether answers are right.
 
-It is pinned: model, prompt and seed stand in the results, and what it said is kept and never asked
-again. An answer of the judge that cannot be read is counted, and is no verdict.
+It is pinned: model, prompt and seed stand in the results, and a verdict is kept and never asked
+for again. A reply that cannot be read is counted and is no verdict; the next run asks again.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ PROMPT = (
     "Question: {question}\nTrue answer: {reference}\nGiven answer: {prediction}\n\n"
     'Reply with JSON only: {{"correct": "yes" or "no", "score": 0 to 5}}, where 5 is a full match.'
 )
-MAX_TOKENS = 64
+MAX_TOKENS = 1024  # of a reply: a model that thinks first needs most of them
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,11 @@ class Judge:
         self.options = options
         self.journal = journal
         self._endpoint = Endpoint(options, sleep)
-        self._said = {line["request"]: line["reply"] for line in journal.records}
+        self._said = {
+            line["request"]: line["reply"]
+            for line in journal.records
+            if read_verdict(line["reply"])
+        }
         self._served = {line["served_by"] for line in journal.records if line.get("served_by")}
         self._lock = threading.Lock()
 
@@ -142,7 +146,12 @@ class Judge:
 
 
 def read_verdict(reply: str) -> Verdict | None:
-    """The verdict in a reply; None when there is none, or it contradicts itself."""
+    """The verdict in a reply; None when there is none, or it contradicts itself.
+
+    What a model thinks is left out: all before the last "</think>", or after a "<think>" whose end
+    is cut off.
+    """
+    reply = reply.rpartition("</think>")[2].partition("<think>")[0]
     correct = set(re.findall(r"\bcorrect[\"']?\s*:\s*[\"']?(yes|no|true|false)", reply, re.I))
     answers = {word.lower() in ("yes", "true") for word in correct}
     if len(answers) != 1:
@@ -152,15 +161,19 @@ def read_verdict(reply: str) -> Verdict | None:
 
 
 def judge_metrics(verdicts: Sequence[Verdict | None]) -> dict[str, Any]:
-    """Accuracy and mean score over the verdicts that could be read."""
+    """Accuracy and mean score over the verdicts that could be read; None where there are none."""
     given = [verdict for verdict in verdicts if verdict is not None]
     scores = [verdict.score for verdict in given if verdict.score is not None]
     return {
         "n": len(given),
         "unreadable": len(verdicts) - len(given),
-        "accuracy": round(sum(verdict.correct for verdict in given) / max(1, len(given)), 4),
-        "score": round(sum(scores) / max(1, len(scores)), 4),
+        "accuracy": _mean([verdict.correct for verdict in given]),
+        "score": _mean(scores),
     }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return round(sum(values) / len(values), 4) if values else None
 
 
 def _content(reply: dict[str, Any]) -> str:

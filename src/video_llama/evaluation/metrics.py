@@ -80,7 +80,12 @@ def yes_no_shares(answered: Rows) -> dict[str, Any]:
 
     An answer that says neither is wrong and counted as "unclear", never as a yes.
     """
-    pairs = [(yes_or_no(one.prediction), _label(one)) for one in answered]
+    return label_shares(answered, yes_or_no)
+
+
+def label_shares(answered: Rows, read: Callable[[str], str | None]) -> dict[str, float]:
+    """The same of answers that are read in another way: "yes", "no", or None for neither."""
+    pairs = [(read(one.prediction), _label(one)) for one in answered]
     said = sum(answer == "yes" for answer, _ in pairs)
     true = sum(label == "yes" for _, label in pairs)
     both = sum(answer == label == "yes" for answer, label in pairs)

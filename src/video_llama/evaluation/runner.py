@@ -71,7 +71,7 @@ class Result:
         task: its name.
         report: everything, as it is written to a file.
         path: of that file.
-        judge_fault: why there is no judge's word though one was asked for; "" otherwise.
+        judge_fault: why there is no verdict of a judge though one was asked; "" otherwise.
     """
 
     task: str
@@ -265,6 +265,13 @@ def _add_judge(
             report["judge"] = {**judge.describe(), "error": str(error)}
             return str(error)
         report["judge"] = {**judge.describe(), **judge_metrics(verdicts)}
+    if not any(verdicts):
+        fault = (
+            f"none of the {len(verdicts)} replies of the judge {options.model} can be read as a "
+            f"verdict; see what it said in {path.name}, and name another --judge-model"
+        )
+        report["judge"]["error"] = fault
+        return fault
     by_id = {one.question.id: verdict for one, verdict in zip(answered, verdicts, strict=True)}
     for answer in report["answers"]:
         verdict = by_id.get(answer["id"])

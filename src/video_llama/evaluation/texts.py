@@ -27,6 +27,11 @@ YES = ("yes", "yeah", "yep", "是", "有", "对")
 NO = ("no", "nope", "不", "没", "否")
 _NEGATED = re.compile(r"\b(?:no|not|none|nothing|never|cannot|without)\b|n['’]t\b")
 _OPENING = r"[\s*\"'\[(（]*"  # what may stand before a letter
+_AFTER_LETTER = re.compile(  # words that show a letter before them to be an option
+    r"[^\S\n]+(is|because|since|would)\b(?!\s+(?:not|wrong|incorrect|false)\b)"
+)
+# After the letter of "it's B"; "it's B flat" is music.
+_LETTER_ENDS = r"(?=\s*(?:[.,;:!?)）\]*\"'\n]|$)|\s+(?:because|since)\b)"
 _SENTENCE_END = re.compile(r"[.!?;。！？；\n]")
 
 
@@ -83,14 +88,21 @@ def yes_or_no(text: str) -> str | None:
 def chosen_option(text: str, options: Sequence[str]) -> int | None:
     """The number of the option an answer takes; None where it takes none, or more than one.
 
-    Read in this order: the letter it is said to be, as in "the answer is B"; a letter in
-    parentheses; a letter the answer begins with, as in "B." or "B: left"; the text of an option.
+    Read in this order: the letter it is said to be, as in "the answer is B" or "answer: b";
+    letters in parentheses, a letter the answer begins with, as in "B." or "B is right", and that of
+    "it's B", all together; the text of an option.
     """
     letters = LETTERS[: len(options)]
     text = text.strip()
-    named = set(_letters(rf"\b(?:answer|option|choice)(?:\s+is)?\s*:?{_OPENING}", text, letters))
-    named = named or set(re.findall(rf"[(（\[]([{letters}])[)）\]]", text))
-    named = named or set(_leading_letter(text, letters, options))
+    named = {
+        *_letters(rf"\b(?:answer|option|choice)(?:\s+is)?\s*:?{_OPENING}", text, letters),
+        *_letters(rf"\banswer(?:\s+is\s*:?|\s*:){_OPENING}", text, letters.lower()),
+    }
+    named = named or {
+        *re.findall(rf"[(（\[]([{letters}])[)）\]]", text),
+        *_leading_letter(text, letters, options),
+        *re.findall(rf"\b[Ii]t(?:['’]s|\s+is)\s+{_OPENING}([{letters}]){_LETTER_ENDS}", text),
+    }
     if named:
         return letters.index(named.pop()) if len(named) == 1 else None
     held = {number for number, option in enumerate(options) if says(text, option)}
@@ -106,20 +118,26 @@ def chosen_option(text: str, options: Sequence[str]) -> int | None:
 
 
 def _letters(before: str, text: str, letters: str) -> Iterator[str]:
-    """Letters that stand alone after a pattern; "A" before another word is an article."""
-    for match in re.finditer(rf"(?i:{before})([{letters}])(?!\w)(\s+\w)?", text):
-        if not (match.group(1) in "AI" and match.group(2)):
-            yield match.group(1)
+    """Letters, in capitals, that stand alone after a pattern; "A" before another word of the line
+    is an article."""
+    for match in re.finditer(rf"(?i:{before})([{letters}])(?!\w)([^\S\n]+\w)?", text):
+        letter = match.group(1).upper()
+        if not (letter in "AI" and match.group(2)):
+            yield letter
 
 
 def _leading_letter(text: str, letters: str, options: Sequence[str]) -> Iterator[str]:
-    match = re.match(rf"{_OPENING}([{letters}{letters.lower()}])(?!\w)(.*)", text, re.DOTALL)
+    """The letter, in capitals, that an answer begins with, if it is no word of a sentence."""
+    match = re.match(rf"{_OPENING}([{letters}{letters.lower()}])(?!['’]?\w)(.*)", text, re.DOTALL)
     if match is None:
         return
     letter, rest = match.groups()
-    if re.match(r"\s+\w", rest):
-        # "A man runs" begins with an article, "A the man runs" with a letter and its option.
-        if letter.isupper() and says(rest, options[letters.index(letter)]):
-            yield letter
-    else:
+    if not re.match(r"[^\S\n]+\w", rest):
         yield letter.upper()
+        return
+    chosen = _AFTER_LETTER.match(rest)
+    if chosen and (letter not in "AaIi" or chosen.group(1) == "is"):
+        yield letter.upper()
+    # "A man runs" begins with an article, "A the man runs" with a letter and its option.
+    elif letter.isupper() and says(rest, options[letters.index(letter)]):
+        yield letter

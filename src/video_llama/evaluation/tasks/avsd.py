@@ -8,10 +8,15 @@
     *.mp4                       "7UPGT.mp4" (of Charades), in any folder
 
 The official test file hides the last answer behind "__UNDISCLOSED__": then the file with several
-references, or the labelled one ("lbl_test_set4DSTC7-AVSD.json"), must be there. The questions and
-answers before the last stand in the prompt as a conversation; the written caption does not.
+references, or the labelled one ("lbl_test_set4DSTC7-AVSD.json"), must be there. Files named
+"lbl_undisclosed*" are left out: their dialogues are the last turn alone. The questions and answers
+before the last stand in the prompt as a conversation; the written caption does not.
+
+CIDEr is of answers whose contractions are written out, "doesn't" as "does not". That is in the
+spirit of the challenge, and not its script: the numbers are near those of the challenge, not equal.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,6 +31,20 @@ from video_llama.evaluation.metrics import measure_open
 from video_llama.evaluation.task import Answered, Measured, Medium, Question, QuestionSet, Task
 
 HIDDEN = "__UNDISCLOSED__"
+ONE_TURN = "lbl_undisclosed"  # begins the names of files that have the last turn alone
+
+# Contractions that can only be read in one way, also with a space before them ("does n't").
+_CONTRACTIONS = (
+    (re.compile(r"\bca\s*n't\b", re.I), "can not"),
+    (re.compile(r"\bwo\s*n't\b", re.I), "will not"),
+    (re.compile(r"\bsha\s*n't\b", re.I), "shall not"),
+    (re.compile(r"(?<=\w)(?<!\bai)\s*n't\b", re.I), " not"),
+    (re.compile(r"\b(he|she|it|that|there|here|what)\s*'s\b", re.I), r"\1 is"),
+    (re.compile(r"(?<=\w)\s*'re\b", re.I), " are"),
+    (re.compile(r"(?<=\w)\s*'ll\b", re.I), " will"),
+    (re.compile(r"(?<=\w)\s*'ve\b", re.I), " have"),
+    (re.compile(r"\b(i)\s*'m\b", re.I), r"\1 am"),
+)
 
 
 def load(data: Path) -> QuestionSet:
@@ -56,9 +75,12 @@ def load(data: Path) -> QuestionSet:
 
 
 def measure(answered: Sequence[Answered]) -> Measured:
-    """Shares as for other open answers, and CIDEr, which the challenge ranks by."""
+    """Shares as for other open answers, and CIDEr, which the challenge ranks by.
+
+    CIDEr compares answers with their contractions written out, which is not the challenge's script.
+    """
     shares = measure_open(answered)
-    scores, chance = caption_scores(answered)
+    scores, chance = caption_scores([_written_out(one) for one in answered])
     mean = round(sum(scores) / len(scores), 4)
     return replace(
         shares,
@@ -68,13 +90,27 @@ def measure(answered: Sequence[Answered]) -> Measured:
     )
 
 
+def write_out(answer: str) -> str:
+    """An answer without contractions: "he doesn't" -> "he does not". "The dog's" may be of the dog,
+    and "he'd" may be had or would; they stay."""
+    answer = answer.replace("’", "'")
+    for contraction, words in _CONTRACTIONS:
+        answer = contraction.sub(words, answer)
+    return answer
+
+
+def _written_out(one: Answered) -> Answered:
+    references = tuple(write_out(reference) for reference in one.question.references)
+    return Answered(replace(one.question, references=references), write_out(one.prediction))
+
+
 def _files(data: Path) -> tuple[Path, Path | None]:
     """The dialogues, labelled ones before others, and the file of several references if any."""
     several = [path for path in data.glob("*multiref.json") if path.is_file()]
     found = [
         path
-        for path in find_files(data, "lbl_*test_set*.json", "*test_set*.json")
-        if path not in several
+        for path in find_files(data, "lbl_test_set*.json", "*test_set*.json")
+        if path not in several and not path.name.startswith(ONE_TURN)
     ]
     if len(found) != 1 or len(several) > 1:
         names = ", ".join(path.name for path in (found or [])) or "none"

@@ -6,15 +6,21 @@
     *.jpg        in any folder, such as val2014/
 
 The files differ in how the absent things are drawn; each is a kind of question.
+
+"accuracy", "f1" and "yes_share" take an answer that says neither yes nor no as wrong, and as no
+yes. The numbers that begin with "published_" are of the same answers, read as the published script
+(`evaluate.py`) reads them: whatever has no "no" or "not" is a yes.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from video_llama.data.sample import require_field, require_text
 from video_llama.errors import DataError
 from video_llama.evaluation.files import MediaFolder, find_files, line_rows
-from video_llama.evaluation.metrics import measure_yes_no
-from video_llama.evaluation.task import Medium, Question, QuestionSet, Task
+from video_llama.evaluation.metrics import label_shares, measure_yes_no, with_kinds, yes_no_shares
+from video_llama.evaluation.task import Answered, Measured, Medium, Question, QuestionSet, Task
 
 
 def load(data: Path) -> QuestionSet:
@@ -47,11 +53,36 @@ def yes_or_no_label(key: str, label: object) -> str:
     return text
 
 
+def measure(answered: Sequence[Answered]) -> Measured:
+    """Yes or no, with the published script's reading beside, of all and of each kind."""
+    return replace(measure_yes_no(answered), metrics=with_kinds(answered, _shares))
+
+
+def published_reading(answer: str) -> str:
+    """ "yes" or "no" as the published script takes an answer.
+
+    Its first sentence ends at the first point; it is a no where one of the words between its
+    spaces, commas taken out, is "No", "no" or "not". So "NO" and "isn't" are a yes.
+    """
+    words = answer.split(".")[0].replace(",", "").split(" ")
+    return "no" if {"No", "no", "not"} & set(words) else "yes"
+
+
+def _shares(answered: Sequence[Answered]) -> dict[str, float]:
+    published = label_shares(answered, published_reading)
+    return {
+        **yes_no_shares(answered),
+        "published_accuracy": published["accuracy"],
+        "published_f1": published["f1"],
+        "published_yes": published["yes_share"],
+    }
+
+
 TASK = Task(
     name="pope",
     about="pictures, yes or no: is a thing there that may be imagined?",
     expects="coco_pope_random.json, ..._popular.json, ..._adversarial.json and the pictures",
     load=load,
-    measure=measure_yes_no,
+    measure=measure,
     max_new_tokens=32,
 )
