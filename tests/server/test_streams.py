@@ -154,9 +154,17 @@ def test_a_full_queue_is_a_429_with_a_time(small, ask, monkeypatch, eventually):
     eventually(lambda: small.open_requests() == 0)
 
 
-def test_more_choices_than_the_engine_takes_are_refused_as_one(small, ask, eventually):
-    with pytest.raises(openai.RateLimitError):
+def test_more_choices_than_there_are_places_for_are_refused_for_good(small, ask):
+    with pytest.raises(openai.BadRequestError) as caught:
         small.client().chat.completions.create(**ask(n=16, temperature=1.0))
+    assert caught.value.param == "n"
+
+
+def test_more_choices_than_the_engine_takes_are_refused_as_one(small, ask, monkeypatch, eventually):
+    engine = small.server.engine
+    monkeypatch.setattr(engine, "max_waiting", 0)  # two run, and none may wait
+    with pytest.raises(openai.RateLimitError):
+        small.client().chat.completions.create(**ask(n=3, temperature=1.0))
     eventually(lambda: small.running() == 0 and small.open_requests() == 0)
     assert small.client().chat.completions.create(**ask(n=2)).choices
 

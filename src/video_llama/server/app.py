@@ -273,7 +273,7 @@ def _field_name(place: Sequence[int | str]) -> str:
             if of_user:
                 del steps[4:5]
     elif steps[:1] == ["stop"]:
-        del steps[1:2]
+        del steps[1:]
     return ".".join(map(str, steps))
 
 
