@@ -45,7 +45,7 @@ def use_cache(
     """
     with processes.together():
         store = open_store(recipe, prepared.model, material.dataset)
-    with processes.together():
+    with processes.together(patiently=True):
         if processes.is_first:
             for message in store.refresh(verify=recipe.cache.verify):
                 tell(f"warning: {message}")
@@ -55,7 +55,7 @@ def use_cache(
     place_encoders(recipe, prepared, processes.device)
     failures: dict[str, tuple[str, str]] = {}
     for dataset, draws in _wanted(recipe, material, first):
-        with processes.together(), worker_errors():
+        with processes.together(patiently=True), worker_errors():
             failures |= _fill(recipe, prepared, store, dataset, draws, processes, tell)
     release(prepared.model, encoders(recipe))
     store.refresh()

@@ -32,7 +32,8 @@ from video_llama.training.step import TrainingStep
 T = TypeVar("T")
 
 # What one process does while the others wait (looking through a cache, writing a model) may take
-# long. They agree over the CPU, where a process that is gone is noticed at once.
+# so long. They wait over the CPU, where a process that is gone is noticed at once; one that hangs
+# is not, so all else has the timeout of the recipe.
 PATIENCE = datetime.timedelta(hours=2)
 # How gloo and NCCL say that another process does not answer.
 LOST = ("gloo", "nccl", "connection", "timed out", "timeout", "watchdog", "socket")
@@ -154,12 +155,12 @@ class Processes:
         dist.all_reduce(total)
         return total.tolist()
 
-    def gather(self, values: Sequence[T]) -> list[T]:
+    def gather(self, values: Sequence[T], *, patiently: bool = False) -> list[T]:
         """What all processes have, in the order of their ranks."""
         if self.world_size == 1:
             return list(values)
         boxes: list[Any] = [None] * self.world_size
-        dist.all_gather_object(boxes, list(values), group=self._host)
+        dist.all_gather_object(boxes, list(values), group=self._host if patiently else None)
         return [value for box in boxes for value in box]
 
     def agree(self, value: T) -> T:
@@ -167,17 +168,18 @@ class Processes:
         if self.world_size == 1:
             return value
         box: list[Any] = [value]
-        dist.broadcast_object_list(box, src=0, group=self._host)
+        dist.broadcast_object_list(box, src=0)
         return box[0]
 
     def wait(self) -> None:
         """Until all processes are here."""
-        if self.world_size > 1:
-            dist.barrier(group=self._host)
+        self._accelerator.wait_for_everyone()
 
     @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
+    def together(self, *, patiently: bool = False) -> Iterator[None]:
         """For what one process does while the others wait: all fail if it fails.
+
+        `patiently`: for long, `PATIENCE`, and not for the timeout of the recipe.
 
         Raises:
             TrainingError: another process failed.
@@ -187,7 +189,7 @@ class Processes:
             yield
         except Exception as error:  # noqa: BLE001 (raised again below)
             failed = error
-        failures = self.gather([repr(failed)] if failed else [])
+        failures = self.gather([repr(failed)] if failed else [], patiently=patiently)
         if failed:
             raise failed
         if failures:

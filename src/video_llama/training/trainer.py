@@ -274,7 +274,7 @@ class Run:
             return None
         best = self.checkpoints.best() if recipe.export.checkpoint == "best" else None
         path = best or self.checkpoints.path(self.state.step)
-        with self.processes.together():
+        with self.processes.together(patiently=True):
             if self.processes.is_first:
                 chosen = read_checkpoint(path)
                 if not is_exported(recipe, chosen.state, target):
