@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from video_llama.checkpoints import MODEL_FOLDER
 from video_llama.terminal import (
     loading,
     prepare_libraries,
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from video_llama.evaluation.runner import Result
 
 RESULTS = Path("results")
-TRAINED = "model"  # the folder that a training run puts its model in
 
 
 def evaluate(
@@ -197,7 +197,7 @@ def results_name(directory: Path) -> str:
     """The name of the folder of a model's results: the model's, or its run's where the model is the
     folder "model" of a training run."""
     directory = directory.resolve()
-    if directory.name == TRAINED and directory.parent.name:
+    if directory.name == MODEL_FOLDER and directory.parent.name:
         return directory.parent.name
     return directory.name
 

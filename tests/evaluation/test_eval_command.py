@@ -1,6 +1,7 @@
 """`video-llama eval` as a user meets it."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -94,30 +95,28 @@ def test_errors_are_a_line(run, data, arguments, status, message):
     assert status == 2 or len(err.splitlines()) == 1
 
 
-def test_a_judge_that_is_not_there(run, data, tiny_model_dir, endpoint, tmp_path):
+@pytest.fixture
+def judged(run, data, tiny_model_dir, endpoint):
+    """Run `eval msrvtt-qa` with the judge."""
+    reading = ("-m", tiny_model_dir, "--data", data, "--max-new-tokens", 4, "--out", "o")
+    return partial(run, "msrvtt-qa", *reading, "--judge", endpoint.url, "--judge-model", "m")
+
+
+def test_a_judge_that_is_not_there(judged, endpoint):
     endpoint.replies = [403]
-    status, out, err = run(
-        "msrvtt-qa", "-m", tiny_model_dir, "--data", data, "--max-new-tokens", 4,
-        "--judge", endpoint.url, "--judge-model", "m", "--out", "o",
-    )  # fmt: skip
+    status, out, err = judged()
     assert status == 1
     assert "refuses with 403" in err
     assert "1 answered" in out
     endpoint.replies = ['{"correct": "yes", "score": 4}']
-    status, out, _ = run(
-        "msrvtt-qa", "-m", tiny_model_dir, "--data", data, "--max-new-tokens", 4,
-        "--judge", endpoint.url, "--judge-model", "m", "--out", "o",
-    )  # fmt: skip
+    status, out, _ = judged()
     assert status == 0
     assert "judge m: accuracy 1.0000, score 4.00 of 5" in out
 
 
-def test_a_judge_that_cannot_be_read(run, data, tiny_model_dir, endpoint):
+def test_a_judge_that_cannot_be_read(judged, endpoint):
     endpoint.replies = ["I cannot say."]
-    status, out, err = run(
-        "msrvtt-qa", "-m", tiny_model_dir, "--data", data, "--max-new-tokens", 4,
-        "--judge", endpoint.url, "--judge-model", "m", "--out", "o",
-    )  # fmt: skip
+    status, out, err = judged()
     assert status == 1
     assert "none of the 1 replies of the judge m can be read" in err
     assert "judge m: accuracy -, score - of 5, 1 unreadable" in out

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
+from video_llama.checkpoints import MODEL_FOLDER
 from video_llama.checkpoints.hub import resolve
 from video_llama.checkpoints.part import (
     Part,
@@ -111,9 +112,10 @@ def read_config(directory: Path) -> VideoLlamaConfig:
     if not directory.is_dir():
         raise CheckpointError(f"no such directory: {directory}")
     if not (directory / "config.json").is_file():
-        if (directory / "model" / "config.json").is_file():
+        if (directory / MODEL_FOLDER / "config.json").is_file():
             raise CheckpointError(
-                f"{directory.name} is the folder of a training run; its model is {directory}/model"
+                f"{directory.name} is the folder of a training run; its model is "
+                f"{directory / MODEL_FOLDER}"
             )
         raise CheckpointError(
             f"{directory.name} has no config.json; published files are converted with "

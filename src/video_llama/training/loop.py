@@ -82,8 +82,8 @@ class StepRunner:
         """Step number `step`, from 0. What `stop` says at its end is told to the other processes.
 
         Raises:
-            TrainingError: the loss or the gradient is not finite, nothing trains, or the memory is
-                not enough. The model is as it was before the step.
+            TrainingError: the loss or the gradient is not finite, or nothing trains; the model is
+                as it was before the step. Or the memory is not enough.
         """
         try:
             return self._run(step, batches, stop)

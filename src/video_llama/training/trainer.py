@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+from video_llama.checkpoints import MODEL_FOLDER
 from video_llama.data.collator import Batch
 from video_llama.data.mixture import ShardedBatches
 from video_llama.errors import TrainingError
@@ -41,8 +42,6 @@ from video_llama.training.resume import find_start, settle
 from video_llama.training.signals import Stop
 from video_llama.training.step import TrainingStep
 from video_llama.training.validation import Validation
-
-MODEL_FOLDER = "model"
 
 
 @dataclass(frozen=True)
