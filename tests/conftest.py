@@ -25,6 +25,11 @@ REPOSITORY = Path(__file__).parents[1]
 RATE = 16_000
 SPECIALS = ("<unk>", "<s>", "</s>")
 
+# Sums are rounded otherwise with other numbers of threads, and the processes that tests start have
+# one each. For those that begin Python anew, the variable.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
+
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
     """One token for each byte, after three special ones; BOS before every text, as LLaMA has it."""

@@ -23,7 +23,6 @@ from recipes.nano.loop import DEVICE, batches, kept_arrays, mixed_precision, nor
 from recipes.nano.material import Material
 from recipes.nano.pictures import PhotographBatches, flat_frames
 from recipes.nano.render import clip_scene, pixels, render
-from recipes.nano.settings import SEED
 from recipes.nano.text import Talk, Words, make_talk_about, said, tokenize_talk
 from video_llama.data.world.scene import Group, Scene, sample_scene
 from video_llama.data.world.things import COLOURS, NAMED
@@ -142,7 +141,7 @@ class VisionData:
     def photographs(self, branch: VisionBranch, material: Material) -> tuple[np.ndarray, ...]:
         """Frame states (N, Q, D) of loosened photographs and their things (N,), computed once."""
         paths = [material.work / f"photograph_{name}.npy" for name in ("states", "things")]
-        drawn = PhotographBatches(material, material.things, SEED + 4)
+        drawn = PhotographBatches(material, material.things, material.seed + 4)
         return kept_arrays(paths, lambda: drawn.encoded(branch.encode_frames, SHOWN_PHOTOGRAPHS))
 
 
@@ -165,10 +164,10 @@ def train_vision_branch(
     nn.init.normal_(branch.frame_position_embedding.weight, std=0.3)
     table = model.get_input_embeddings().weight.detach()
     tables = [words.table(w, table) for w in words.video]
-    generator = torch.Generator().manual_seed(SEED + 4)
+    generator = torch.Generator().manual_seed(material.seed + 4)
     clip_labels = torch.tensor([vocabulary.video_labels(scene) for scene in data.clip_scenes])
     picture_labels = torch.tensor([vocabulary.video_labels(scene) for scene in data.picture_scenes])
-    clip_order = batches(len(data.clips), min(96, len(data.clips)), SEED + 4)
+    clip_order = batches(len(data.clips), min(96, len(data.clips)), material.seed + 4)
 
     def some_pictures(count: int) -> torch.Tensor:
         return torch.multinomial(data.picture_weights, count, generator=generator)
@@ -184,7 +183,7 @@ def train_vision_branch(
 
     train("vision stage 1", parameters, stage1, VISION_STEPS[0], 1e-3)
 
-    rng = random.Random(SEED)
+    rng = random.Random(material.seed)
 
     audio_tables = [words.table(w, table) for w in words.audio]
 
@@ -239,12 +238,12 @@ def train_audio_branch(
     processor: VideoLlamaProcessor,
     material: Material,
     make_embeddings: Callable[[], tuple[torch.Tensor, torch.Tensor]] | None = None,
-    seed: int = SEED,
+    seed: int | None = None,
 ) -> None:
     """Stages 1 and 2 of the audio branch, on pictures of things that can sound.
 
     `make_embeddings` gives other material than pictures, for controls: embeddings as the branch
-    reads them (N, E) and their things (N,).
+    reads them (N, E) and their things (N,); `seed` another seed than the material's.
     """
     branch = model.audio_branch.eval()
     vocabulary, names = material.vocabulary, list(NAMED)
@@ -255,6 +254,7 @@ def train_audio_branch(
     parameters = freeze_all_but(model, *AUDIO_NAMES)
     table = model.get_input_embeddings().weight.detach()
     tables = [words.table(w, table) for w in words.audio]
+    seed = material.seed if seed is None else seed
     generator = torch.Generator().manual_seed(seed + 6)
     rng = random.Random(seed + 6)
 

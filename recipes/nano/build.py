@@ -5,7 +5,7 @@ from torch import nn
 
 from recipes.nano.loop import DEVICE
 from recipes.nano.material import Material
-from recipes.nano.settings import IMAGE_SIZE, NUM_CLIPS, NUM_FRAMES, SEED, nano_config
+from recipes.nano.settings import IMAGE_SIZE, NUM_CLIPS, NUM_FRAMES, nano_config
 from recipes.nano.text import train_tokenizer
 from video_llama.models import VideoLlamaForConditionalGeneration
 from video_llama.processing.processor import VideoLlamaProcessor
@@ -26,9 +26,7 @@ def new_processor(material: Material) -> VideoLlamaProcessor:
     )
 
 
-def new_model(
-    processor: VideoLlamaProcessor, seed: int = SEED
-) -> VideoLlamaForConditionalGeneration:
+def new_model(processor: VideoLlamaProcessor, seed: int) -> VideoLlamaForConditionalGeneration:
     """Nano with random weights from a seed.
 
     The encoders' are those that torch gives its layers: what transformers draws is meant for wide

@@ -29,7 +29,7 @@ from recipes.nano.pictures import (
     mixed,
 )
 from recipes.nano.render import THING_IDS, pixels, recorded_thing, render, sound_thing
-from recipes.nano.settings import EMBEDDING, SEED
+from recipes.nano.settings import EMBEDDING
 from video_llama.data.world.things import NAMED
 from video_llama.models import VideoLlamaForConditionalGeneration
 from video_llama.models.imagebind import ImageBind
@@ -69,11 +69,13 @@ def train_imagebind_pictures(model: VideoLlamaForConditionalGeneration, material
     things = torch.from_numpy(np.array(facts[:, 0])).long()
     side = model.audio_branch.imagebind.vision
     start_from_frames(side, model.vision_branch)
-    torch.manual_seed(SEED + 1)
+    torch.manual_seed(material.seed + 1)
     names = nn.Parameter(F.normalize(torch.randn(len(NAMED), EMBEDDING), dim=-1).to(DEVICE))
-    generator = torch.Generator().manual_seed(SEED + 1)
-    order = batches(len(alone), BATCH, SEED + 1)
-    real = PhotographBatches(material, material.things, SEED + 1) if material.folder else None
+    generator = torch.Generator().manual_seed(material.seed + 1)
+    order = batches(len(alone), BATCH, material.seed + 1)
+    real = (
+        PhotographBatches(material, material.things, material.seed + 1) if material.folder else None
+    )
     side.train()
 
     def loss_of(_: int) -> tuple[torch.Tensor, dict[str, float]]:
@@ -119,7 +121,7 @@ def picture_embeddings(side: nn.Module, material: Material) -> tuple[torch.Tenso
         with mixed_precision():
             seen = [side(pixels(frames[part])).float().cpu().numpy() for part in parts]
         if material.folder:
-            real = PhotographBatches(material, material.audible, SEED + 5)
+            real = PhotographBatches(material, material.audible, material.seed + 5)
             more, shown = real.encoded(side, SHOWN_PHOTOGRAPHS)
             seen.append(more.astype(np.float32))
             things.append(shown)
@@ -170,8 +172,8 @@ def train_imagebind_sounds(model: VideoLlamaForConditionalGeneration, material: 
     names = F.normalize(torch.load(material.work / "names.pt", weights_only=True), dim=-1)
     mels, heard = heard_sounds(material)
     of_thing = {int(t): torch.nonzero(things == t)[:, 0] for t in things.unique()}
-    generator = torch.Generator().manual_seed(SEED + 2)
-    order = batches(len(heard), SOUND_BATCH, SEED + 2)
+    generator = torch.Generator().manual_seed(material.seed + 2)
+    order = batches(len(heard), SOUND_BATCH, material.seed + 2)
     side = imagebind.audio
     side.train()
 

@@ -24,7 +24,6 @@ from torch.nn import functional as F
 from recipes.nano.facts import OWNER_SHARE
 from recipes.nano.loop import DEVICE, batches, load, normal, save, train, uniform
 from recipes.nano.material import Material
-from recipes.nano.settings import SEED
 from recipes.nano.text import (
     LOOKUP_TURNS,
     TOLD_APART,
@@ -205,7 +204,7 @@ class Recall:
         self.values = [ids(f" {word}") for word in (*COLOURS, *COUNTS, *MOTIONS)]
         before = len(ids("是"))
         self.links = [ids(" is"), ids("是是")[before:], []]
-        self.rng = random.Random(SEED + 7)
+        self.rng = random.Random(material.seed + 7)
         self.known = len(self.forms)  # things that are used so far
 
     def exercise(self) -> tuple[list[int], list[int], list[int], list[int]]:
@@ -266,7 +265,7 @@ class Compare:
         before = len(ids("。"))
         self.forms = Forms(processor.tokenizer, material.things).ids
         self.replies = [(ids(" No"), ids(" Yes")), (ids("。不")[before:], ids("。是的")[before:])]
-        self.rng = random.Random(SEED + 8)
+        self.rng = random.Random(material.seed + 8)
         self.known = len(self.forms)  # things that are used so far
 
     def exercise(self) -> tuple[list[int], list[int], list[list[int]]]:
@@ -329,8 +328,8 @@ def train_language(
     words = Words(processor.tokenizer, material.vocabulary)
     recall, compare = Recall(processor, material), Compare(processor, material)
     forms = Forms(processor.tokenizer, material.things)
-    generator = torch.Generator().manual_seed(SEED + 3)
-    order = prompts.batches(SEED + 3)
+    generator = torch.Generator().manual_seed(material.seed + 3)
+    order = prompts.batches(material.seed + 3)
     parameters = list(model.language_model.parameters())
     model.language_model.train()
 

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from recipes.nano.facts import Vocabulary
+from recipes.nano.settings import SEED
 from video_llama.data.labelled import SPLITS, Split, read_labelled
 from video_llama.data.world.photographs import PhotographLook, pictured, recorded
 from video_llama.data.world.things import AUDIBLE, NAMED, SOUNDING, THINGS
@@ -28,11 +29,13 @@ SECONDS, RATE = 5, 16_000  # of a stored recording
 class Material:
     """The vocabulary and, if `folder` is given, the photographs and recordings in it.
 
-    `work` is where they are unpacked.
+    `work` is where they are unpacked. `seed` is that of all training; what is rendered to train
+    on is the same for every seed.
     """
 
     work: Path
     folder: Path | None = None
+    seed: int = SEED
 
     @property
     def things(self) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from recipes.nano.pictures import (
     mixed,
 )
 from recipes.nano.render import GRID, pixels
-from recipes.nano.settings import IMAGE_SIZE, SEED, WIDTH
+from recipes.nano.settings import IMAGE_SIZE, WIDTH
 from video_llama.data.world.things import NAMED
 from video_llama.models import VideoLlamaForConditionalGeneration
 
@@ -36,9 +36,9 @@ def train_naming(model: VideoLlamaForConditionalGeneration, material: Material) 
     encoder = model.vision_branch.vision_encoder
     frames, facts, _ = flat_frames(material)
     alone, shown = lone_things(facts), torch.from_numpy(np.array(facts[:, 0])).long()
-    real = PhotographBatches(material, material.things, SEED) if material.folder else None
-    order = batches(len(alone), DRAWN if real else DRAWN_BATCH, SEED)
-    generator = torch.Generator().manual_seed(SEED)
+    real = PhotographBatches(material, material.things, material.seed) if material.folder else None
+    order = batches(len(alone), DRAWN if real else DRAWN_BATCH, material.seed)
+    generator = torch.Generator().manual_seed(material.seed)
     heads = nn.ModuleList([nn.Linear(WIDTH, len(NAMED)) for _ in range(2)]).to(DEVICE)
     encoder.train()
 

@@ -4,7 +4,8 @@
 
 Every step leaves a file in the work folder and is skipped when that is there, so a run that was
 broken off goes on where it stopped, with other random numbers than an unbroken one. A work folder
-belongs to the photographs, or the drawings alone, that it was begun with. On a CPU two
+belongs to the photographs, or the drawings alone, and the seed that it was begun with. Another
+`--seed` trains everything with other random numbers, on the same rendered scenes. On a CPU two
 steps that do not need each other are trained beside each other (`STEPS`). `--threads` sets how many
 cores to use.
 """
@@ -20,6 +21,7 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from multiprocessing import get_context, parent_process
 from pathlib import Path
+from typing import TypedDict
 
 import torch
 
@@ -30,7 +32,7 @@ from recipes.nano.language import load_language, train_language
 from recipes.nano.loop import DEVICE, load, save
 from recipes.nano.material import Material, unpack
 from recipes.nano.naming import load_naming, train_naming
-from recipes.nano.settings import work_dir
+from recipes.nano.settings import SEED, work_dir
 from recipes.nano.vision import load_vision, train_vision
 from video_llama.models import VideoLlamaForConditionalGeneration
 from video_llama.processing.processor import VideoLlamaProcessor
@@ -40,17 +42,25 @@ AT_ONCE = 2  # steps, on a CPU
 MADE_FROM = "made_from.json"
 
 
+class MadeFrom(TypedDict):
+    """What a work folder belongs to."""
+
+    photographs: dict[str, int]  # bytes of every shard
+    seed: int
+
+
 def claim(material: Material) -> None:
     """Note what a new work folder is made from; refuse one that is made from something else."""
     shards = sorted(material.folder.glob("*.tar")) if material.folder else []
-    now = {"photographs": {path.name: path.stat().st_size for path in shards}}
+    photographs = {path.name: path.stat().st_size for path in shards}
+    now: MadeFrom = {"photographs": photographs, "seed": material.seed}
     path = material.work / MADE_FROM
     if not path.is_file():
         partial = path.with_name(f".{path.name}.partial")
         partial.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
         partial.replace(path)
         return
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = made_from(material.work)
     if found != now:
         raise SystemExit(
             f"error: {material.work} was made from {_told(found)}, and this run has {_told(now)}; "
@@ -58,10 +68,16 @@ def claim(material: Material) -> None:
         )
 
 
-def _told(made_from: dict[str, dict[str, int]]) -> str:
-    shards = made_from["photographs"]
+def made_from(work: Path) -> MadeFrom:
+    """What a work folder notes of its material; those before there was a choice of seeds have 0."""
+    return {"seed": SEED, **json.loads((work / MADE_FROM).read_text(encoding="utf-8"))}
+
+
+def _told(made: MadeFrom) -> str:
+    shards = made["photographs"]
     size = sum(shards.values())
-    return f"{len(shards)} shards of photographs, {size:,} bytes" if shards else "drawings alone"
+    of = f"{len(shards)} shards of photographs, {size:,} bytes" if shards else "drawings alone"
+    return f"{of}, seed {made['seed']}"
 
 
 def once(path: Path, make: Callable[[], object], use: Callable[[], object] | None = None) -> None:
@@ -79,7 +95,7 @@ def make_language(material: Material) -> None:
     processor = new_processor(material)
     once(
         material.work / "language_model.pt",
-        lambda: train_language(new_model(processor), processor, material),
+        lambda: train_language(new_model(processor, material.seed), processor, material),
     )
 
 
@@ -87,13 +103,13 @@ def make_naming(material: Material) -> None:
     """The frame encoder, as far as names go."""
     once(
         material.work / "naming.pt",
-        lambda: train_naming(new_model(new_processor(material)), material),
+        lambda: train_naming(new_model(new_processor(material), material.seed), material),
     )
 
 
 def make_vision(material: Material) -> None:
     """The frame encoder with the image Q-Former."""
-    model = new_model(new_processor(material))
+    model = new_model(new_processor(material), material.seed)
     load_naming(model, material)
     once(
         material.work / "query_tokens.pt",
@@ -105,7 +121,7 @@ def make_vision(material: Material) -> None:
 
 def make_joint_space(material: Material) -> None:
     """Pictures, names and sounds in one space."""
-    model = new_model(new_processor(material))
+    model = new_model(new_processor(material), material.seed)
     load_naming(model, material)
     once(
         material.work / "imagebind_vision.pt",
@@ -119,7 +135,7 @@ def frozen_model(
     processor: VideoLlamaProcessor, material: Material
 ) -> VideoLlamaForConditionalGeneration:
     """The trained language model and frame encoder, with new branches."""
-    model = new_model(processor)
+    model = new_model(processor, material.seed)
     load_language(model, material.work)
     load_vision(model, material)
     model.language_model.requires_grad_(False).eval()
@@ -213,7 +229,7 @@ def build(material: Material, out: Path, threads: int = 1) -> None:
     unpack(material)
     processor = new_processor(material)
     run_steps(STEPS, material, threads)
-    model = new_model(processor)
+    model = new_model(processor, material.seed)
     load_language(model, material.work)
     load(material.work, "vision_branch", model.vision_branch)
     load(material.work, "audio_branch", model.audio_branch)
@@ -232,13 +248,14 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/nano"))
     parser.add_argument("--out", type=Path, default=Path("build/nano/model"))
     parser.add_argument("--photographs", type=Path, help="folder of shards; without it, drawings")
+    parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--fresh", action="store_true", help="forget an earlier run")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.fresh and arguments.work.is_dir():
         shutil.rmtree(arguments.work)
-    material = Material(work_dir(arguments.work), arguments.photographs)
+    material = Material(work_dir(arguments.work), arguments.photographs, arguments.seed)
     build(material, arguments.out, arguments.threads)
 
 

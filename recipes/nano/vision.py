@@ -16,7 +16,7 @@ from recipes.nano.loop import DEVICE, batches, load, products, save, train
 from recipes.nano.material import Material
 from recipes.nano.pictures import PhotographBatches, both_names, flat_frames, jitter, mixed
 from recipes.nano.render import pixels
-from recipes.nano.settings import SEED, WIDTH
+from recipes.nano.settings import WIDTH
 from video_llama.data.world.things import COLOURS, COUNTS, NAMED
 from video_llama.models import VideoLlamaForConditionalGeneration
 from video_llama.models.qformer import ask
@@ -137,8 +137,8 @@ def train_vision(model: VideoLlamaForConditionalGeneration, material: Material) 
     parts = [branch.vision_encoder, branch.qformer, heads]
     for part in parts:
         part.train()
-    generator = torch.Generator().manual_seed(SEED)
-    real = PhotographBatches(material, material.things, SEED) if material.folder else None
+    generator = torch.Generator().manual_seed(material.seed)
+    real = PhotographBatches(material, material.things, material.seed) if material.folder else None
     held = torch.from_numpy(np.array(facts)).to(DEVICE)
     placed = torch.from_numpy(patches.astype(np.int64)).to(DEVICE)
 
@@ -189,7 +189,7 @@ def train_vision(model: VideoLlamaForConditionalGeneration, material: Material) 
     for number, part in enumerate(rounds):
         if any(path.is_file() for path in kept[number + 1 :]):
             continue
-        order = batches(len(frames), part.frames, SEED + number)
+        order = batches(len(frames), part.frames, material.seed + number)
 
         def loss_of(
             _: int, part: Round = part, order: Iterator[torch.Tensor] = order

@@ -1,4 +1,4 @@
-"""The whole table of the claim, from a finished build of nano.
+"""The whole table of the claim, from a finished build of nano, or several of other seeds.
 
     python -m recipes.reproduce --work build/nano --photographs SHARDS [--out build/claim]
 
@@ -14,31 +14,32 @@ import subprocess
 import sys
 from pathlib import Path
 
-from recipes.reproduce.variants import SEEDS, VARIANTS
+from recipes.reproduce.variants import SEEDS, VARIANTS, builds_of
 from video_llama.evaluation.tasks.claim import LISTING
 
 
 def main() -> None:
     """Make what is missing, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--work", type=Path, nargs="+", required=True, help="builds of nano")
     parser.add_argument("--photographs", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("build/claim"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--seeds", type=int, nargs="+", help=f"of one build; {SEEDS} unless given")
     parser.add_argument("--split", default="test", help="val to try things on")
     given = parser.parse_args()
+    seeds = builds_of(given.work, given.seeds)
     media, models = given.out / "media", given.out / "models"
     if not (media / LISTING).is_file():
         run("recipes.reproduce.make", shards=given.photographs, out=media, split=given.split)
     run(
         "recipes.reproduce.variants",
-        "--seeds",
-        *map(str, given.seeds),
-        work=given.work,
+        "--work",
+        *map(str, given.work),
+        *(["--seeds", *map(str, given.seeds)] if given.seeds else []),
         photographs=given.photographs,
         out=models,
     )
-    for seed in given.seeds:
+    for seed in seeds:
         for variant in VARIANTS:
             model = models / f"{variant}-{seed}"
             run("video_llama", "eval", "claim", model=model, data=media, out=model)

@@ -2,6 +2,8 @@
 
     python -m recipes.reproduce.parts --work build/nano --photographs SHARDS [--split val]
 
+Of several builds (`--work A B C`) the mean with the lowest and highest.
+
 picture   whole photographs, by the image Q-Former's first query
 sound     recordings, three clips of each averaged: by the nearest name, and by the nearest mean of
           the training pictures of a thing, both of the joint space
@@ -11,7 +13,10 @@ language  answers of new conversations about clear words, right to the last toke
 import argparse
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -40,24 +45,40 @@ CONVERSATIONS = 2000
 def main() -> None:
     """Print what is named right."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--work", type=Path, nargs="+", required=True)
     parser.add_argument("--photographs", type=Path, required=True)
     parser.add_argument("--split", choices=SPLITS, default="test", help="val to try things on")
     arguments = parser.parse_args()
-    material = Material(arguments.work, arguments.photographs)
+    found = [
+        measured(Material(work, arguments.photographs), arguments.split) for work in arguments.work
+    ]
+    print(json.dumps({"split": arguments.split, "builds": len(found), **joined(found)}, indent=2))
+
+
+def measured(material: Material, split: Split) -> dict[str, object]:
+    """What the parts of one build get right."""
     processor = new_processor(material)
-    model = new_model(processor)
+    model = new_model(processor, SEED)
     load_language(model, material.work)
     load_vision(model, material)
     load(material.work, "imagebind", model.audio_branch.imagebind)
     model.eval()
     with torch.no_grad():
-        found = {
-            **named_pictures(model, material, arguments.split),
-            **named_sounds(model, material, arguments.split),
+        return {
+            **named_pictures(model, material, split),
+            **named_sounds(model, material, split),
             "language": exact_answers(model, processor, material),
         }
-    print(json.dumps({"split": arguments.split, **found}, indent=2))
+
+
+def joined(reports: Sequence[Any]) -> Any:
+    """Reports of the same form as one: numbers that differ become mean, lowest and highest."""
+    first = reports[0]
+    if isinstance(first, dict):
+        return {name: joined([report[name] for report in reports]) for name in first}
+    if all(report == first for report in reports):
+        return first
+    return {"mean": round(mean(reports), 4), "lowest": min(reports), "highest": max(reports)}
 
 
 def named_pictures(

@@ -7,12 +7,14 @@ turned    on pictures whose embeddings are turned by a random rotation: everythi
           pictures and sounds share no space
 sounds    on sounds themselves: what the branch could reach
 
-Encoders, language model and vision branch are those of a finished build in the work folder. A
-variant that is there already is kept.
+Encoders, language model and vision branch are those of a finished build in the work folder. With
+one build that is done with every one of `--seeds`; with several (`--work A B C`), each trained with
+a seed of its own (`recipes.nano.train --seed`), once in each. A variant that is there is kept.
 """
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -24,6 +26,7 @@ from recipes.nano.joint_space import heard_sounds, mel_batch
 from recipes.nano.language import load_language
 from recipes.nano.loop import DEVICE, load, mixed_precision
 from recipes.nano.material import Material
+from recipes.nano.train import made_from
 from recipes.nano.vision import load_vision
 from video_llama.models import VideoLlamaForConditionalGeneration
 
@@ -35,18 +38,36 @@ SOUNDS = 6000  # that the upper bound is trained on
 def main() -> None:
     """Train every variant with every seed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--work", type=Path, nargs="+", required=True)
     parser.add_argument("--photographs", type=Path)
     parser.add_argument("--out", type=Path, default=Path("build/claims"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--seeds", type=int, nargs="+", help=f"of one build; {SEEDS} unless given")
     arguments = parser.parse_args()
-    material = Material(arguments.work, arguments.photographs)
-    for seed in arguments.seeds:
+    for seed, work in builds_of(arguments.work, arguments.seeds).items():
+        material = Material(work, arguments.photographs, seed)
         for variant in VARIANTS:
             out = arguments.out / f"{variant}-{seed}"
             if not (out / "config.json").is_file():
                 train_variant(material, variant, seed, out)
             print(json.dumps({"variant": variant, "seed": seed, "model": str(out)}), flush=True)
+
+
+def builds_of(works: Sequence[Path], seeds: Sequence[int] | None) -> dict[int, Path]:
+    """The build that an audio branch of each seed belongs to."""
+    if len(works) == 1:
+        return dict.fromkeys(seeds or SEEDS, works[0])
+    if seeds:
+        raise SystemExit("error: --seeds is for one build; several have their own seeds")
+    found: dict[int, Path] = {}
+    for work in works:
+        seed = made_from(work)["seed"]
+        if seed in found:
+            raise SystemExit(
+                f"error: {found[seed]} and {work} are both of seed {seed}; "
+                "build one anew with another (recipes.nano.train --seed)"
+            )
+        found[seed] = work
+    return found
 
 
 def train_variant(material: Material, variant: str, seed: int, out: Path) -> None:

@@ -15,12 +15,29 @@ def test_a_work_folder_is_not_used_for_other_material(tmp_path):
     claim(drawn)
     claim(drawn)
     with pytest.raises(
-        SystemExit, match=r"made from drawings alone, and this run has 1 shards.*--fresh"
+        SystemExit, match=r"made from drawings alone, seed 0, and this run has 1 shards.*--fresh"
     ):
         claim(photographed)
     (work / "made_from.json").unlink()
     claim(photographed)
     claim(photographed)
     (shards / "images-a-train-00.tar").write_bytes(b"other")
-    with pytest.raises(SystemExit, match="3 bytes, and this run has 1 shards of photographs, 5"):
+    with pytest.raises(
+        SystemExit,
+        match="3 bytes, seed 0, and this run has 1 shards of photographs, 5 bytes, seed 0",
+    ):
         claim(photographed)
+
+
+def test_a_work_folder_is_not_used_for_another_seed(tmp_path):
+    claim(Material(tmp_path, seed=1))
+    claim(Material(tmp_path, seed=1))
+    with pytest.raises(SystemExit, match="alone, seed 1, and this run has drawings alone, seed 2;"):
+        claim(Material(tmp_path, seed=2))
+
+
+def test_a_work_folder_of_the_time_before_seeds_has_seed_0(tmp_path):
+    (tmp_path / "made_from.json").write_text('{"photographs": {}}')
+    claim(Material(tmp_path))
+    with pytest.raises(SystemExit, match="seed 0, and this run has drawings alone, seed 1;"):
+        claim(Material(tmp_path, seed=1))

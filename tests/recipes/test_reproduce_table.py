@@ -6,9 +6,12 @@ import sys
 
 import pytest
 
+from recipes.nano.material import Material
+from recipes.nano.train import claim
 from recipes.reproduce import __main__ as reproduce
+from recipes.reproduce import parts
 from recipes.reproduce.table import main, make_rows, plot, read_reports, table
-from recipes.reproduce.variants import VARIANTS
+from recipes.reproduce.variants import VARIANTS, builds_of
 
 SHARES = {"pictures": (0.7, 0.5, 0.6), "turned": (0.1, 0.1, 0.1), "sounds": (0.8, 0.9, 0.7)}
 
@@ -101,3 +104,24 @@ def test_one_command_does_every_step_and_stops_where_one_fails(tmp_path, monkeyp
     with pytest.raises(SystemExit):
         reproduce.main()
     assert [command[0].rpartition(".")[2] for command in ran] == ["variants", "video_llama"]
+
+
+def test_several_builds_have_one_branch_each_of_their_own_seed(tmp_path):
+    builds = [tmp_path / name for name in "ab"]
+    for seed, build in enumerate(builds):
+        build.mkdir()
+        claim(Material(build, seed=seed))
+    assert builds_of(builds, None) == dict(enumerate(builds))
+    assert builds_of(builds[:1], [4, 5]) == {4: builds[0], 5: builds[0]}
+    with pytest.raises(SystemExit, match="--seeds is for one build"):
+        builds_of(builds, [4, 5])
+    with pytest.raises(SystemExit, match=r"a and .*a are both of seed 0; .*--seed"):
+        builds_of([builds[0], builds[0]], None)
+
+
+def test_figures_of_several_builds_are_told_as_their_mean_and_ends():
+    reports = [{"sound": {"n": 9, "micro": share}} for share in (0.5, 0.7, 0.9)]
+    assert parts.joined(reports) == {
+        "sound": {"n": 9, "micro": {"mean": 0.7, "lowest": 0.5, "highest": 0.9}}
+    }
+    assert parts.joined(reports[:1]) == reports[0]
