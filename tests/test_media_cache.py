@@ -9,10 +9,15 @@ import pytest
 import torch
 from PIL import Image
 
-from video_llama import VideoLlama, load_media
+from video_llama import VideoLlama, load_media, probe
 from video_llama.attachment import MediaOptions
 from video_llama.engine.features import FeatureCache, FeatureFiles
-from video_llama.errors import MediaNotFoundError
+from video_llama.errors import (
+    CorruptMediaError,
+    MediaNotFoundError,
+    OptionError,
+    UnsupportedMediaError,
+)
 from video_llama.media.source import FramesArray, SoundArray
 from video_llama.media_cache import MediaCache, pack, unpack
 
@@ -45,6 +50,50 @@ def test_another_conversation_neither_decodes_nor_encodes(assistant, clip_path, 
         assert again.tokens.reused == again.tokens.prompt - 1
     assert len(decodings) == 1
     assert (assistant.media.hits, assistant.media.misses) == (3, 1)
+
+
+@pytest.mark.parametrize("make", [lambda x: x.bfloat16(), lambda x: x.half()])
+def test_half_floats_of_torch_are_frames(assistant, make):
+    frames = make(torch.rand(2, 32, 32, 3))
+    assert assistant.chat(frames).media[0].frames == 2
+    other = frames.clone()
+    other[0] = 0
+    keys = {assistant.media.open(x, MediaOptions()).key for x in (frames, frames.clone(), other)}
+    assert len(keys) == 2
+
+
+def test_pictures_of_pillow_that_do_not_decode(assistant, picture_bytes):
+    for source in (Image.open(io.BytesIO(picture_bytes[: len(picture_bytes) // 2])),):
+        with pytest.raises(CorruptMediaError, match="does not decode"):
+            assistant.chat(source)
+    closed = Image.open(io.BytesIO(picture_bytes))
+    closed.close()
+    with pytest.raises(CorruptMediaError, match="closed"):
+        assistant.chat(closed)
+    with pytest.raises(UnsupportedMediaError, match="arrays of numbers"):
+        assistant.chat(np.array([[[None] * 3] * 4] * 4))
+
+
+def test_a_clip_without_its_picture(assistant, clip_path):
+    chat = assistant.chat(load_media(clip_path), with_picture=False)
+    assert chat.media[0].frames == 0
+    assert chat.media[0].sound == "used"
+
+
+def test_frames_a_second_of_what_has_no_length(assistant, clip_path):
+    sound = SoundArray(np.full(16_000 * 5, 0.1, np.float32), 16_000)
+    assert assistant.chat(sound, fps=1000).media[0].frames == 0
+    assert assistant.chat(clip_path, fps=1000).media[0].frames == probe(clip_path).video.num_frames
+    for wrong in ({"num_frames": 0}, {"num_frames": "8"}, {"num_frames": 8.0}, {"fps": "2"}):
+        with pytest.raises(OptionError, match=f"{next(iter(wrong))} must be"):
+            assistant.chat(clip_path, **wrong)
+
+
+@pytest.fixture
+def picture_bytes() -> bytes:
+    buffer = io.BytesIO()
+    Image.effect_noise((200, 200), 50).convert("RGB").save(buffer, "JPEG")
+    return buffer.getvalue()
 
 
 def test_the_content_counts_not_the_place(assistant, clip_path, decodings, tmp_path, write_clip):

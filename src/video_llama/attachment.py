@@ -29,8 +29,9 @@ from video_llama.generation import require_names
 from video_llama.media.clip import MediaClip
 from video_llama.media.limits import Limits
 from video_llama.media.reader import MediaSource, load_media, probe
-from video_llama.media.request import OnBadSound
+from video_llama.media.request import OnBadSound, require_count
 from video_llama.media.source import SourcePolicy
+from video_llama.media.video import DEFAULT_FPS
 from video_llama.processing.conversation import MediaPart
 from video_llama.processing.processor import VideoLlamaProcessor
 
@@ -66,7 +67,11 @@ class MediaOptions:
     def __post_init__(self) -> None:
         if self.on_bad_sound not in ("error", "warn"):
             raise OptionError(f"on_bad_sound is 'error' or 'warn', not {self.on_bad_sound!r}")
-        if self.fps is not None and not 0 < self.fps < math.inf:
+        if self.num_frames is not None:
+            require_count(self.num_frames, "num_frames")
+        if self.fps is not None and not (
+            isinstance(self.fps, (int, float)) and 0 < self.fps < math.inf
+        ):
             raise OptionError(f"fps must be a number above 0, not {self.fps!r}")
 
     @classmethod
@@ -177,7 +182,9 @@ def _read(
 ) -> tuple[MediaClip, bool]:
     """The clip, and whether its sound failed to decode."""
     if isinstance(source, MediaClip):
-        return source, False
+        if options.with_picture:
+            return source, False
+        return replace(source, frames=None, times=(), indices=()), False
     num_frames = _num_frames(source, processor, options)
 
     def load(with_sound: bool) -> MediaClip:
@@ -207,10 +214,17 @@ def _read(
 
 
 def _num_frames(source: MediaSource, processor: VideoLlamaProcessor, options: MediaOptions) -> int:
+    usual = options.num_frames or processor.num_frames
     if options.fps is None or not options.with_picture:
-        return options.num_frames or processor.num_frames
+        return usual
     info = probe(source, limits=options.limits, policy=options.policy)
-    wanted = math.ceil((info.duration or 0.0) * options.fps)
+    if info.video is None:
+        return usual
+    count = info.video.num_frames or 1
+    seconds = (
+        info.duration if info.duration is not None else count / (info.video.fps or DEFAULT_FPS)
+    )
+    wanted = min(math.ceil(seconds * options.fps), count)
     return max(1, min(wanted, options.num_frames or wanted))
 
 

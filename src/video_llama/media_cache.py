@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,7 +24,10 @@ from video_llama.answer import MediaUse
 from video_llama.attachment import Attachment, MediaOptions, ReadMedium, encode, read
 from video_llama.engine.features import FeatureCache, Features, Fingerprint
 from video_llama.engine.own_thread import in_own_thread
+from video_llama.errors import CorruptMediaError, UnsupportedMediaError
+from video_llama.media.arrays import to_numpy
 from video_llama.media.clip import MediaClip
+from video_llama.media.image import orientation_of
 from video_llama.media.reader import MediaSource
 from video_llama.media.source import (
     ByteSource,
@@ -241,19 +244,23 @@ def digest_of_decoded(
         return _digest("frames", str(when), str(source.fps), str(sound), _array(source.frames))
     if getattr(source, "n_frames", 1) > 1:
         return None
-    facts = (source.mode, source.size, sorted(source.getexif().items()), source.getpalette())
-    pixels = hashlib.sha256(source.tobytes()).hexdigest()
+    try:
+        facts = (source.mode, source.size, orientation_of(source), source.getpalette())
+        pixels = hashlib.sha256(source.tobytes()).hexdigest()
+    except (OSError, ValueError, SyntaxError) as error:
+        raise CorruptMediaError(f"the picture does not decode: {error}") from None
     return _digest("picture", repr(facts), repr(source.info.get("transparency")), pixels)
 
 
 def _array(values: "np.ndarray | torch.Tensor | None") -> str:
     if values is None:
         return "none"
-    if isinstance(values, torch.Tensor):
-        values = values.detach().cpu().numpy()
-    whole: Any = np.ascontiguousarray(cast("np.ndarray", values))
+    given = f"{values.dtype} " if isinstance(values, torch.Tensor) else ""
+    whole: Any = np.ascontiguousarray(to_numpy(values))
+    if whole.dtype.hasobject:
+        raise UnsupportedMediaError("frames and sound are arrays of numbers, not of objects")
     content = hashlib.sha256(whole.reshape(-1).view(np.uint8).data).hexdigest()
-    return f"{whole.dtype} {whole.shape} {content}"
+    return f"{given}{whole.dtype} {whole.shape} {content}"
 
 
 def _digest(*parts: str) -> str:

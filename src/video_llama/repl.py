@@ -165,5 +165,8 @@ def _history_file() -> Path | None:
     given = os.environ.get(HISTORY_VARIABLE)
     if given is not None:
         return Path(given) if given else None
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(state) / "video-llama" / "history"
+    try:
+        state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    except RuntimeError:  # a user without a home
+        return None
+    return state / "video-llama" / "history"

@@ -34,6 +34,9 @@ def prepare_process() -> None:
     """Settings that must be in place before torch and transformers are imported."""
     # Waiting threads sleep: spinning ones slow each other down when the cores are shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for name in ("stdin", "stdout", "stderr"):  # closed by who started this (`<&-`)
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("r" if name == "stdin" else "w"))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # an answer may be Chinese, a terminal not
     sys.excepthook = _report_fault

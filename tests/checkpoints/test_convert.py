@@ -205,6 +205,77 @@ def test_a_taken_place(run, tmp_path):
     assert (tmp_path / "ours" / "thesis.txt").exists()
 
 
+@pytest.mark.parametrize("stranger", ["notes.txt", "published"])
+def test_what_no_conversion_wrote_is_not_replaced(run, published, tmp_path, stranger):
+    run()
+    path = tmp_path / "ours" / stranger
+    if stranger == "published":
+        shutil.copytree(published.folder, path)
+    else:
+        path.write_text("years of work")
+    with pytest.raises(CheckpointError, match=f"holds {stranger}, which no conversion wrote"):
+        run(overwrite=True)
+    assert path.exists()
+    assert (tmp_path / "ours" / "model.safetensors").exists()
+
+
+def test_an_empty_folder_is_filled_and_not_replaced(run, tmp_path, monkeypatch):
+    """It may be a disk of its own, a link, or where one stands."""
+    (tmp_path / "ours").mkdir()
+    number = (tmp_path / "ours").stat().st_ino
+    run()
+    assert (tmp_path / "ours").stat().st_ino == number
+    run(overwrite=True, dtype="fp16")
+    assert (tmp_path / "ours").stat().st_ino == number
+    assert verify(tmp_path / "ours", deep=True).passed
+    shutil.move(tmp_path / "ours", tmp_path / "real")
+    (tmp_path / "ours").symlink_to(tmp_path / "real")
+    run(overwrite=True)
+    assert (tmp_path / "ours").is_symlink()
+    assert verify(tmp_path / "real", deep=True).passed
+    assert {path.name for path in tmp_path.iterdir() if path.name.startswith(".")} == set()
+    assert not list((tmp_path / "real").glob(".*"))
+
+
+def test_an_empty_folder_where_one_stands(published, tmp_path, overrides, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    convert(published.folder, ".", template="vicuna", overrides=overrides)
+    assert verify(tmp_path / "here").passed
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_what_a_killed_conversion_left_is_removed(run, tmp_path, there):
+    left = tmp_path / ("ours/.partial-abc" if there else ".ours.partial-abc")
+    left.mkdir(parents=True)
+    (left / "model.safetensors").write_bytes(b"half")
+    run()
+    assert not left.exists()
+    assert verify(tmp_path / "ours").passed
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"vision_config.num_attention_heads": 7},
+        {"qformer_config.num_attention_heads": 0},
+        {"vision_config.num_hidden_layers": "4"},
+        {"vision_config": 3},
+    ],
+)
+def test_settings_that_do_not_fit_are_told(run, overrides, tmp_path, setting):
+    with pytest.raises((OptionError, CheckpointError), match=r"do not (fit|go together)"):
+        run(overrides={**overrides, **setting})
+    assert not (tmp_path / "ours").exists()
+
+
+@pytest.mark.parametrize("text", ["oops", "[]"])
+def test_a_generation_config_that_is_none(run, published, text):
+    (published.folder / "llama" / "generation_config.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"generation_config\.json of the language model"):
+        run()
+
+
 def test_nothing_half_written(run, tmp_path, monkeypatch):
     def fail(*arguments):
         raise OSError("the disk broke")
@@ -219,7 +290,7 @@ def test_nothing_half_written(run, tmp_path, monkeypatch):
 
 def test_full_disk(run, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(CheckpointError, match="are free"):
         run()
     assert not (tmp_path / "ours").exists()

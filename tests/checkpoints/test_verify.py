@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from video_llama.checkpoints.load import load_model, load_processor
+from video_llama.checkpoints.load import choose_device, load_model, load_processor
 from video_llama.checkpoints.part import PART_FILE, TRAINED_FILE, Part, fingerprint
 from video_llama.checkpoints.readers import open_tensors
 from video_llama.checkpoints.verify import verify
@@ -44,6 +44,46 @@ def test_a_whole_model(ours):
     assert report.parameters == sum(p.numel() for p in load_model(ours).state_dict().values())
     assert report.sizes["vocabulary"] == 480
     assert json.loads(json.dumps(report.to_dict()))["passed"] is True
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value"),
+    [
+        ("vision_config", "num_attention_heads", 7),
+        ("vision_config", "num_attention_heads", 0),
+        ("vision_config", "hidden_size", "x"),
+        (None, "max_frames", "32"),
+        (None, "vision_config", 3),
+    ],
+)
+def test_settings_that_do_not_go_together(ours, section, field, value):
+    """Told by what loads a model, and by what is to say where."""
+    path = ours / "config.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    (content if section is None else content[section])[field] = value
+    path.write_text(json.dumps(content), encoding="utf-8")
+    assert {"configuration", "keys and shapes"} & set(failures(verify(ours)))
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        load_model(ours)
+
+
+@pytest.mark.parametrize("content", ["[]", '{"template": "nosuch"}'])
+def test_a_processor_that_is_none(ours, content):
+    (ours / "processor_config.json").write_text(content)
+    assert "processor" in failures(verify(ours))
+    with pytest.raises(CheckpointError, match="no processor that can be read"):
+        load_processor(ours)
+
+
+def test_a_published_set_with_a_broken_tokenizer_is_reported(published):
+    (published.folder / "llama" / "tokenizer_config.json").write_text("{")
+    assert failures(verify(published.folder))
+
+
+def test_devices_that_compute_nothing():
+    for device in (None, "meta", "nosuch"):
+        with pytest.raises(OptionError, match="device"):
+            choose_device(device)
 
 
 def test_a_published_set(published):

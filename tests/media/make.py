@@ -46,6 +46,7 @@ class Film:
     aspect: Fraction | None = None
     mux: dict[str, str] = field(default_factory=dict)
     start: float = 0.0
+    sound_first: bool = False
 
 
 def picture(index: int, size: tuple[int, int] = (64, 48)) -> np.ndarray:
@@ -75,8 +76,9 @@ def write(film: Film) -> bytes:
 
 def _write(film: Film, target: str | io.BytesIO) -> None:
     with av.open(target, "w", format=film.container, options=film.mux) as output:
+        sounds = [_sound_stream(output, tone) for tone in film.tones if film.sound_first]
         videos = [_video_stream(output, film) for _ in range(film.tracks if film.count else 0)]
-        sounds = [_sound_stream(output, tone) for tone in film.tones]
+        sounds = sounds or [_sound_stream(output, tone) for tone in film.tones]
         for track, stream in enumerate(videos):
             for index in range(film.count):
                 _mux(output, stream, _frame(film, index, flipped=track > 0))

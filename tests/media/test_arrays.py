@@ -92,6 +92,10 @@ def test_too_short_a_sound() -> None:
         (SoundArray(np.zeros((1, 2, 3)), 16_000), r"\(C, N\)"),
         (SoundArray(np.zeros(1000, bool), 16_000), "floats or integers"),
         (SoundArray(np.full(1000, np.inf), 16_000), "no numbers"),
+        (SoundArray(np.zeros((1000, 2)), 16_000), "transpose"),
+        (SoundArray(np.full(1000, 30_000.0), 16_000), r"reaches 30,000"),
+        (FramesArray([np.zeros((8, 8, 3)), np.zeros((9, 8, 3))]), "differ in shape"),
+        (FramesArray([np.zeros((8, 8, 4), np.uint8)] * 2), r"not \(2, 8, 8, 4\)"),
     ],
 )
 def test_arrays_that_are_no_media(source: object, words: str) -> None:
@@ -104,6 +108,10 @@ def test_arrays_that_are_no_media(source: object, words: str) -> None:
     [
         (FramesArray(FRAMES, times=[0.0, 1.0]), "2 times"),
         (FramesArray(FRAMES[:2], times=[1.0, 1.0]), "ascending"),
+        (FramesArray(FRAMES[:1], times=[np.nan]), "numbers"),
+        (FramesArray(FRAMES, fps=np.inf), "above 0"),
+        (SoundArray(np.zeros(1000), 22_050.5), "whole number"),
+        (SoundArray(np.zeros(1000), "16000"), "whole number"),
         (FramesArray(FRAMES, fps=0), "above 0"),
         (SoundArray(np.zeros(1000), 0), "above 0"),
     ],
@@ -120,3 +128,18 @@ def test_limits_hold_for_arrays() -> None:
         load_media(SoundArray(np.zeros(1000), 16_000), limits=Limits(samples=999))
     with pytest.raises(MediaLimitError, match="frames"):
         load_media(FRAMES, limits=Limits(frames=5))
+
+
+@pytest.mark.parametrize("rate", [8000.0, np.float64(8000), np.int64(8000)])
+def test_a_rate_may_be_any_whole_number(rate) -> None:
+    clip = load_media(SoundArray(np.zeros(8000, np.float32), rate))
+    assert clip.sound.shape == (1, 16_000)
+    assert clip.info.audio.rate == 8000
+
+
+def test_unsigned_sound_is_silent_in_its_middle() -> None:
+    for dtype in (np.uint8, np.uint16, np.uint32):
+        middle = 1 << (8 * np.dtype(dtype).itemsize - 1)
+        wave = np.array([middle, 2 * middle - 1, middle, 0] * 400, dtype)
+        sound = load_media(SoundArray(wave, 16_000)).sound
+        assert sound[0, :4] == pytest.approx([0, 1, 0, -1], abs=0.01)

@@ -4,8 +4,10 @@ import io
 import random
 from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from make import Film, Tone, decode_all, write
@@ -274,6 +276,9 @@ def test_sound_alone_or_frames_alone() -> None:
         ({"times": []}, "empty"),
         ({"indices": [1], "times": [1.0]}, "not both"),
         ({"num_frames": 0}, "at least 1"),
+        ({"num_frames": 4.0}, "whole number"),
+        ({"indices": "12"}, "list of numbers"),
+        ({"times": ["1"]}, "list of numbers"),
         ({"sampling": "sometimes"}, "uniform"),
         ({"sound_channels": "left"}, "mean"),
         ({"on_bad_sound": "ignore"}, "warn"),
@@ -282,3 +287,27 @@ def test_sound_alone_or_frames_alone() -> None:
 def test_arguments_that_cannot_be_met(arguments: dict, words: str) -> None:
     with pytest.raises(OptionError, match=words):
         load_media(write(Film(tones=(Tone(seconds=0.5),))), **arguments)
+
+
+def test_frames_are_named_by_arrays_as_well() -> None:
+    film = write(Film())
+    expected = load_media(film, indices=[0, 7, 3])
+    for indices in (np.array([0, 7, 3]), torch.tensor([0, 7, 3]), (np.int64(0), 7, 3)):
+        assert np.array_equal(load_media(film, indices=indices).frames, expected.frames)
+    for times in (np.array([0.0, 0.7, 0.3]), torch.tensor([0.0, 0.7, 0.3])):
+        assert load_media(film, times=times).indices == (0, 7, 3)
+
+
+def test_frames_that_came_out_damaged_are_counted() -> None:
+    """A frame that others refer to, and that nobody asked for."""
+    options = {"g": "60", "sc_threshold": "1000000000"}
+    whole = write(Film("mp4", "mpeg4", count=60, fps=25, size=(320, 240), options=options))
+    with av.open(io.BytesIO(whole)) as container:
+        places = [(packet.pos, packet.size) for packet in container.demux(video=0)]
+    assert load_media(whole, indices=[40]).warnings == ()
+    broken = bytearray(whole)
+    start, size = places[20]
+    broken[start + size // 2 : start + size] = bytes(size - size // 2)
+    clip = load_media(bytes(broken), indices=[40])
+    assert clip.warnings == ("1 frames of the video are damaged",)
+    assert load_media(bytes(broken), indices=[10]).warnings == ()

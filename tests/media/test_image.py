@@ -176,3 +176,33 @@ def test_a_picture_of_pillow_is_a_source() -> None:
 def test_pictures_that_are_not_read_are_named(data: bytes, words: str) -> None:
     with pytest.raises(UnsupportedMediaError, match=words):
         load_media(data)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
+def test_damaged_exif_does_not_spoil_a_picture(kind: str) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (60, 40), "red").save(buffer, kind, exif=b"Exif\0\0garbagegarbage")
+    assert load_media(buffer.getvalue()).frames.shape == (1, 40, 60, 3)
+
+
+def test_an_animation_of_pillow_is_a_film() -> None:
+    frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "green", "blue")]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=200)
+    clip = load_media(Image.open(buffer))
+    assert clip.info.kind == "video"
+    assert [tuple(frame[0, 0]) for frame in clip.frames] == [(255, 0, 0), (0, 128, 0), (0, 0, 255)]
+
+
+def test_the_limit_of_pillow_is_named_where_it_is_the_one(monkeypatch) -> None:
+    buffer = io.BytesIO()
+    Image.new("L", (300, 100)).save(buffer, "PNG")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    with pytest.raises(MediaLimitError, match=r"20,000 pixels .*; raise PIL.Image.MAX_IMAGE"):
+        load_media(buffer.getvalue())
+
+
+def test_floats_of_any_full_scale() -> None:
+    for full in (1.0, 255.0, 65535.0):
+        picture = Image.fromarray(np.array([[0.0, full / 2, full]], np.float32))
+        assert load_media(picture).frames[0, 0, :, 0].tolist() == [0, 128, 255]

@@ -3,6 +3,7 @@
 import base64
 import io
 import os
+import subprocess
 import zipfile
 from pathlib import Path
 from urllib.parse import quote
@@ -203,3 +204,42 @@ def test_a_wrong_name_changes_nothing(tmp_path: Path, clip, expected) -> None:
 def test_options_of_limits_are_checked() -> None:
     with pytest.raises(OptionError, match="'pixels'"):
         Limits(pixels=0)
+
+
+def test_a_pipe_gives_less_at_a_time_than_it_is_asked_for(clip, expected, tmp_path: Path) -> None:
+    path = tmp_path / "clip"
+    path.write_bytes(clip)
+    with subprocess.Popen(["cat", path], stdout=subprocess.PIPE, bufsize=0) as process:
+        given = load_media(process.stdout)
+    assert given.info.size_bytes == len(clip)
+    assert given.info.name == "the given file"
+    assert same(given, expected)
+
+
+def test_a_pipe_is_read_to_the_limit_and_not_beyond() -> None:
+    class Endless(io.RawIOBase):
+        def read(self, count: int = -1) -> bytes:
+            assert count < 1 << 24
+            return bytes(count)
+
+        def seekable(self) -> bool:
+            return False
+
+    with pytest.raises(MediaLimitError, match="bytes"):
+        load_media(Endless(), limits=Limits(bytes=10 << 20))
+
+
+def test_files_that_are_closed_or_do_not_wait() -> None:
+    closed = io.BytesIO(b"x")
+    closed.close()
+    with pytest.raises(MediaNotFoundError, match="is closed"):
+        load_media(closed)
+
+    class Hasty(io.RawIOBase):
+        def read(self, count: int = -1) -> bytes | None:
+            return b"" if count == 0 else None
+
+    with pytest.raises(UnsupportedMediaError, match="does not wait"):
+        load_media(Hasty())
+    with pytest.raises(MediaNotFoundError, match="empty"):
+        load_media("")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from video_llama.checkpoints.convert import whole_or_nothing
 from video_llama.checkpoints.load import read_config
+from video_llama.checkpoints.place import whole_or_nothing
 from video_llama.checkpoints.plan import split
 from video_llama.checkpoints.processor_files import TOKENIZER_FILES
 from video_llama.checkpoints.readers import TensorFile, TensorInfo, open_tensors, read_header

@@ -9,10 +9,7 @@ written tensor by tensor.
 
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +25,8 @@ from video_llama.checkpoints.checks import (
     require_vocabulary,
 )
 from video_llama.checkpoints.hub import resolve
+from video_llama.checkpoints.load import UNFIT
+from video_llama.checkpoints.place import RECORD_NAME, require_free_place, whole_or_nothing
 from video_llama.checkpoints.plan import (
     Dropped,
     Plan,
@@ -38,7 +37,6 @@ from video_llama.checkpoints.plan import (
     tensor_reader,
 )
 from video_llama.checkpoints.processor_files import write_processor
-from video_llama.checkpoints.readers import TensorInfo
 from video_llama.checkpoints.sizes import infer_config
 from video_llama.checkpoints.sources import (
     PublishedFiles,
@@ -59,7 +57,6 @@ DTYPES: dict[str, torch.dtype | None] = {
     "fp16": torch.float16,
     "fp32": torch.float32,
 }
-RECORD_NAME = "conversion.json"
 _VERSIONED = ("video-llama", "torch", "transformers", "safetensors")
 
 
@@ -156,41 +153,6 @@ def convert(
     return report
 
 
-def require_free_place(output: Path, overwrite: bool) -> None:
-    """Refuse a place that is taken, unless it holds a model of ours and may be replaced."""
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
-        return
-    if not overwrite:
-        raise CheckpointError(f"{output} exists already; give another place, or --overwrite")
-    if not (output / RECORD_NAME).is_file():
-        raise CheckpointError(f"{output} is no converted model; --overwrite replaces only those")
-
-
-@contextmanager
-def whole_or_nothing(output: Path, infos: Mapping[str, TensorInfo]) -> Iterator[Path]:
-    """A directory to fill, which takes its final name when everything in it is written.
-
-    Raises CheckpointError when the tensors do not fit on the disk.
-    """
-    output.parent.mkdir(parents=True, exist_ok=True)
-    needed = sum(info.num_bytes for info in infos.values())
-    free = shutil.disk_usage(output.parent).free
-    if free < needed:
-        raise CheckpointError(
-            f"the model takes {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free at {output}"
-        )
-    partial = output.parent / f".{output.name}.partial-{os.getpid()}"
-    partial.mkdir()
-    try:
-        yield partial
-        if output.exists():
-            shutil.rmtree(output)
-        partial.rename(output)
-    finally:
-        if partial.exists():
-            shutil.rmtree(partial)
-
-
 def _checked_config(
     plan: Plan,
     language_model: Path,
@@ -200,9 +162,12 @@ def _checked_config(
     shapes = plan.shapes
     require_vocabulary(shapes, language_model, text_config.vocab_size)
     require_same_width(shapes, text_config.hidden_size)
-    config = infer_config(
-        shapes, text_config, whole_vision_tower=plan.whole_vision_tower, overrides=overrides
-    )
+    try:
+        config = infer_config(
+            shapes, text_config, whole_vision_tower=plan.whole_vision_tower, overrides=overrides
+        )
+    except UNFIT as error:
+        raise OptionError(f"the settings given (--set) do not fit: {error}") from error
     drop_unused_blocks(plan, config.vision_config.num_hidden_layers)
     require_fit(plan, config)
     require_merged(language_model, text_config.model_type, final_norm(plan))
@@ -219,7 +184,14 @@ def _generation_config(directory: Path, text_config: PreTrainedConfig) -> Genera
     own: dict[str, Any] = {}
     path = directory / "generation_config.json"
     if path.is_file():
-        own = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            own = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise CheckpointError(
+                f"{path.name} of the language model is no JSON: {error}"
+            ) from error
+        if not isinstance(own, dict):
+            raise CheckpointError(f"{path.name} of the language model holds no settings")
     ids = {}
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         value = own.get(name, getattr(text_config, name, None))

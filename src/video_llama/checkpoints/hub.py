@@ -1,5 +1,6 @@
 """A model's name to a directory: the embedded one, a local one, or one of the hub."""
 
+import contextlib
 import os
 from importlib.resources import files
 from pathlib import Path
@@ -49,7 +50,9 @@ def resolve(
     if not name:
         raise CheckpointError(_not_a_model(name))
     if not name.startswith(HUB_PREFIX):
-        path = Path(model).expanduser()
+        path = Path(model)
+        with contextlib.suppress(RuntimeError):  # "~name" of nobody here
+            path = path.expanduser()
         if path.is_dir():
             return path
         if path.exists():

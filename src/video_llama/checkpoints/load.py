@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig, AutoProcessor
 
 from video_llama.checkpoints import MODEL_FOLDER
 from video_llama.checkpoints.hub import resolve
@@ -22,8 +23,21 @@ from video_llama.errors import CheckpointError, OptionError
 from video_llama.models import VideoLlamaConfig, VideoLlamaForConditionalGeneration
 from video_llama.processing.processor import VideoLlamaProcessor
 
+# Whoever loads a model by this can have its processor from transformers' Auto class as well.
+AutoProcessor.register(VideoLlamaConfig, VideoLlamaProcessor, exist_ok=True)
+
 __all__ = ["load_model", "load_processor", "resolve"]
 
+# What the libraries raise for settings of a wrong type or that do not go together.
+UNFIT = (
+    ValueError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    LookupError,
+    RuntimeError,
+    StrictDataclassError,
+)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -62,7 +76,7 @@ def load_model(
             use_safetensors=True,
             output_loading_info=True,
         )
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, *UNFIT) as error:
         raise CheckpointError(
             f"the weights in {directory.name} do not fit its config.json; "
             "'video-llama verify' says where"
@@ -97,10 +111,10 @@ def load_processor(directory: str | Path) -> VideoLlamaProcessor:
         )
     try:
         return VideoLlamaProcessor.from_pretrained(directory, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, OptionError, *UNFIT) as error:
         raise CheckpointError(
             f"{directory.name} has no processor that can be read (processor_config.json and the "
-            "tokenizer's files)"
+            f"tokenizer's files): {error}"
         ) from error
 
 
@@ -125,13 +139,25 @@ def read_config(directory: Path) -> VideoLlamaConfig:
         config = AutoConfig.from_pretrained(
             directory, local_files_only=True, trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, *UNFIT) as error:
         raise CheckpointError(f"{directory.name}/config.json cannot be read: {error}") from error
     if not isinstance(config, VideoLlamaConfig):
         raise CheckpointError(
             f"{directory.name} holds a model of type {config.model_type!r}, not a Video-LLaMA"
         )
     return config
+
+
+def empty_model(config: VideoLlamaConfig) -> VideoLlamaForConditionalGeneration:
+    """The model of a configuration, without weights.
+
+    Raises CheckpointError when its settings do not go together.
+    """
+    try:
+        with torch.device("meta"):
+            return VideoLlamaForConditionalGeneration(config)
+    except UNFIT as error:
+        raise CheckpointError(f"the settings of the model do not go together: {error}") from error
 
 
 def choose_device(device: str | torch.device) -> torch.device:
@@ -144,10 +170,12 @@ def choose_device(device: str | torch.device) -> torch.device:
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise OptionError(
             f"the device {device!s} is not there; give 'auto', 'cpu', or one that is"
         ) from error
+    if chosen.type == "meta":
+        raise OptionError("the device meta computes nothing; give 'auto', 'cpu', or another")
     return chosen
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from video_llama.checkpoints.load import empty_model
 from video_llama.checkpoints.readers import TensorFile, TensorInfo, open_tensors
 from video_llama.checkpoints.sizes import POSITION_TABLE, VISION, Shapes, grid_side
 from video_llama.checkpoints.sources import PublishedFiles, language_model_files
@@ -25,7 +26,7 @@ from video_llama.checkpoints.table import (
     to_published,
 )
 from video_llama.errors import CheckpointError
-from video_llama.models import VideoLlamaConfig, VideoLlamaForConditionalGeneration
+from video_llama.models import VideoLlamaConfig
 
 _BLOCK = re.compile(rf"{re.escape(VISION)}\.encoder\.layers\.(\d+)\.")
 _FINAL_NORM = "language_model.model.norm.weight"
@@ -117,8 +118,7 @@ def drop_unused_blocks(plan: Plan, depth: int) -> None:
 
 def require_fit(plan: Plan, config: VideoLlamaConfig) -> None:
     """Every tensor of the model is there, in its shape, and no other."""
-    with torch.device("meta"):
-        model = VideoLlamaForConditionalGeneration(config)
+    model = empty_model(config)
     tied = set(getattr(model, "all_tied_weights_keys", {}) or {})
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     shapes = plan.shapes

@@ -13,7 +13,12 @@ from typing import Any, Literal, TypeVar
 import torch
 
 from video_llama.checkpoints.checks import require_merged, require_same_width, require_vocabulary
-from video_llama.checkpoints.load import load_processor, read_config, whole_model
+from video_llama.checkpoints.load import (
+    empty_model,
+    load_processor,
+    read_config,
+    whole_model,
+)
 from video_llama.checkpoints.part import PART_FILE, TRAINED_FILE, put_in, read_part
 from video_llama.checkpoints.plan import Plan, final_norm, make_plan
 from video_llama.checkpoints.readers import SUFFIXES, TensorInfo, open_tensors, read_header
@@ -26,8 +31,8 @@ from video_llama.checkpoints.sources import (
 )
 from video_llama.checkpoints.styles import choose_style, collect_evidence
 from video_llama.checkpoints.writer import model_files
-from video_llama.errors import CheckpointError
-from video_llama.models import VideoLlamaConfig, VideoLlamaForConditionalGeneration
+from video_llama.errors import CheckpointError, VideoLlamaError
+from video_llama.models import VideoLlamaConfig
 from video_llama.processing.processor import VideoLlamaProcessor
 
 T = TypeVar("T")
@@ -73,10 +78,10 @@ class VerifyReport:
         return {**asdict(self), "passed": self.passed}
 
     def check(self, name: str, look: Callable[[], T]) -> T | None:
-        """What `look` gives; None, and a failed check, when it raises CheckpointError."""
+        """What `look` gives; None, and a failed check, when it raises one of our errors."""
         try:
             value = look()
-        except CheckpointError as error:
+        except VideoLlamaError as error:
             self.checks.append(Check(name, False, str(error)))
             return None
         self.checks.append(Check(name, True))
@@ -161,7 +166,7 @@ def _verify_published(report: VerifyReport, directory: Path) -> None:
     report.check("vocabulary", lambda: require_vocabulary(shapes, model, config.vocab_size))
     report.check("merged", lambda: require_merged(model, config.model_type, final_norm(plan)))
     branches = {path: plan.extras[path] for path in branch_files(found)}
-    evidence = collect_evidence(model, config, branches)
+    evidence = report.check("evidence", lambda: collect_evidence(model, config, branches)) or []
     if any(entry.certain for entry in evidence):  # else it is an option of the conversion
         chosen = report.check("template", lambda: choose_style(None, evidence))
         report.template = None if chosen is None else chosen[0]
@@ -208,8 +213,7 @@ def _count(report: VerifyReport, infos: Iterable[TensorInfo]) -> None:
 
 
 def _require_fit(infos: dict[str, TensorInfo], config: VideoLlamaConfig) -> None:
-    with torch.device("meta"):
-        model = VideoLlamaForConditionalGeneration(config)
+    model = empty_model(config)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     tied = set(model.all_tied_weights_keys)
     missing = sorted(set(expected) - set(infos) - tied)
@@ -232,8 +236,7 @@ def _require_fit(infos: dict[str, TensorInfo], config: VideoLlamaConfig) -> None
 
 def _require_part_fits(infos: dict[str, TensorInfo], config: VideoLlamaConfig) -> None:
     """There is a place for everything that was trained."""
-    with torch.device("meta"):
-        model = VideoLlamaForConditionalGeneration(config)
+    model = empty_model(config)
     empty = {n: torch.empty(i.shape, dtype=i.dtype, device="meta") for n, i in infos.items()}
     put_in(model, empty, lora_scale=1.0)
 

@@ -3,6 +3,7 @@
 Shapes: T frames of H x W pixels, C channels, N samples.
 """
 
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -16,6 +17,8 @@ from video_llama.media.sound import ChannelRule, full_scale
 from video_llama.media.source import FramesArray, SoundArray
 
 _FRAME_RANK = 4
+_MOST_CHANNELS = 64  # of a sound that is longer than it has channels
+_LOUDEST = 16.0  # lossy codecs overshoot 1 by a little; integers as floats by thousands
 
 
 def frames_of(array: FramesArray, limits: Limits) -> np.ndarray:
@@ -52,10 +55,10 @@ def frame_times(array: FramesArray, count: int) -> tuple[list[float], tuple[str,
         times = [float(time) for time in array.times]
         if len(times) != count:
             raise OptionError(f"{len(times)} times are given for {count} frames")
-        if any(not a < b for a, b in pairwise(times)):
-            raise OptionError("the times of frames must be ascending")
+        if not all(map(math.isfinite, times)) or any(not a < b for a, b in pairwise(times)):
+            raise OptionError("the times of frames must be numbers, ascending")
         return [time - times[0] for time in times], ()
-    if array.fps is not None and not array.fps > 0:
+    if array.fps is not None and not 0 < array.fps < math.inf:
         raise OptionError(f"frames per second must be above 0, not {array.fps}")
     warnings = ("the times of the frames are not known: one a second is assumed",)
     if array.fps is not None or count == 1:
@@ -95,18 +98,34 @@ def sound_of(array: SoundArray, channels: ChannelRule, limits: Limits) -> np.nda
         )
     if samples.dtype.kind not in "iuf":
         raise UnsupportedMediaError(f"sound is made of floats or integers, not {samples.dtype}")
-    if array.rate <= 0:
-        raise OptionError(f"the rate of a sound must be above 0, not {array.rate}")
+    if samples.shape[1] < samples.shape[0] > _MOST_CHANNELS:
+        raise UnsupportedMediaError(
+            f"sound has the shape (C, N), and {samples.shape} would be {samples.shape[0]:,} "
+            "channels; transpose it"
+        )
+    require_rate(array.rate)
     limits.check_samples(samples.size, "the array")
     limits.check_duration(samples.shape[1] / array.rate, "the array")
     sound = full_scale(samples)
     if not np.isfinite(sound).all():
         raise UnsupportedMediaError("the sound holds values that are no numbers")
+    if sound.size and (peak := float(np.abs(sound).max())) > _LOUDEST:
+        raise UnsupportedMediaError(
+            f"sound of floats lies in [-1, 1]; this one reaches {peak:,.0f}: scale it, or give "
+            "integers of full scale"
+        )
     if channels == "first":
         sound = sound[:1]
     elif channels == "mean":
         sound = sound.mean(axis=0, keepdims=True)
-    return resample(torch.from_numpy(np.ascontiguousarray(sound)), array.rate, SOUND_RATE).numpy()
+    whole = torch.from_numpy(np.ascontiguousarray(sound))
+    return resample(whole, int(array.rate), SOUND_RATE).numpy()
+
+
+def require_rate(rate: float) -> None:
+    """Raise OptionError for a rate of samples that is no whole number above 0."""
+    if not isinstance(rate, (int, float, np.number)) or not rate > 0 or rate != int(rate):
+        raise OptionError(f"the rate of a sound is a whole number above 0, not {rate!r}")
 
 
 def to_numpy(values: "np.ndarray | torch.Tensor") -> np.ndarray:
@@ -114,9 +133,14 @@ def to_numpy(values: "np.ndarray | torch.Tensor") -> np.ndarray:
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu()
         return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
-    return np.asarray(values)
+    try:
+        return np.asarray(values)
+    except ValueError:
+        raise UnsupportedMediaError(
+            "the frames differ in shape; give arrays of one shape"
+        ) from None
 
 
 def to_shape(values: "np.ndarray | torch.Tensor") -> tuple[int, ...]:
     """The shape as it was given."""
-    return tuple(values.shape)
+    return np.shape(values)

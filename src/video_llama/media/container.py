@@ -39,6 +39,7 @@ DEMUXERS = (
 # something unsaid, so a look at the tracks of one that is open comes too late.
 DECODERS = ",".join(sorted(name for name in av.codecs_available if "jpeg2000" not in name))
 _REFUSED_CODEC = "jpeg2000"
+_RIFF_UNTOLD = 0x7FFFFF00  # from here on: recorded to a pipe, or longer than the field can say
 _BUFFER = 1 << 17  # bytes per read: fewer calls into Python
 _CHECK_EVERY = 16  # packets between looks at the clock
 _COVERS = Disposition.attached_pic | Disposition.timed_thumbnails
@@ -68,7 +69,8 @@ class Container:
         self.av = self._open()
         try:
             self._refuse_references()
-            limits.check_streams(len(self.av.streams), self.name)
+            tracks = len(self.av.streams.video) + len(self.av.streams.audio)
+            limits.check_streams(tracks, self.name)  # not fonts and subtitles
             self.cover: VideoStream | None = None
             self.video = self._choose_video()
             self.audio = self._choose_audio()
@@ -149,6 +151,8 @@ class Container:
                     "format_whitelist": DEMUXERS,
                     "protocol_whitelist": "none",
                     "codec_whitelist": DECODERS,
+                    # A clock that is set back would be taken for one that is full, and hours later.
+                    "correct_ts_overflow": "0",
                     # Off by default; on, so that a reference is seen, and refused, not skipped.
                     "enable_drefs": "1",
                 },
@@ -235,8 +239,20 @@ class Container:
         return chosen
 
     def _check_header(self) -> None:
-        if self.av.duration is not None:
-            self.limits.check_duration(self.av.duration / av.time_base, self.name)
+        if (end := self.av.duration) is not None:
+            # Some formats tell the end on a clock that may begin late, and some the length.
+            begin = self.av.start_time or 0
+            seconds = (end - begin if 0 < begin < end else end) / av.time_base
+            self.limits.check_duration(seconds, self.name)
         for stream in (self.video, self.cover):
             if stream is not None and stream.codec_context is not None:
                 self.limits.check_pixels(stream.width, stream.height, self.name)
+
+
+def riff_bytes(source: ByteSource) -> int:
+    """How long a WAV or AVI says that it is; 0 for other formats and where it is not told."""
+    head = source.head(8)
+    told = int.from_bytes(head[4:8], "little")
+    if head[:4] != b"RIFF" or told >= _RIFF_UNTOLD:
+        return 0
+    return told + 8

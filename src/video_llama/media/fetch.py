@@ -139,8 +139,8 @@ def _check_address(url: str, policy: SourcePolicy) -> tuple[SplitResult, bool]:
         if forms & {entry.lower() for entry in hosts}:
             return parts, private
     raise ForbiddenSourceError(
-        f"media from {host} are not allowed; add the host to the allowed hosts, or download the "
-        "file and give its path"
+        f"media from {shown if shown in forms else min(forms)} are not allowed; add the host to "
+        "the allowed hosts, or download the file and give its path"
     )
 
 

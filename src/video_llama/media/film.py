@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import av
 from av.packet import Packet
@@ -14,7 +15,7 @@ from video_llama.media.clip import (
     MediaKind,
     VideoStreamInfo,
 )
-from video_llama.media.container import Container
+from video_llama.media.container import Container, riff_bytes
 from video_llama.media.limits import Limits
 from video_llama.media.pixels import display_matrix, rotation_of, swaps_sides
 from video_llama.media.request import Request
@@ -22,24 +23,31 @@ from video_llama.media.sniff import Content
 from video_llama.media.sound import Sound, SoundDecoder
 from video_llama.media.source import ByteSource
 from video_llama.media.video import Frames, first_frame, read_frames
-from video_llama.media.video_index import VideoIndex
+from video_llama.media.video_index import RESTART, VideoIndex
 
 _SHORTFALL = (1.0, 0.05)  # seconds and share by which a file may end before its header says
 _STILL_CODECS = frozenset({"gif", "apng", "webp"})  # with one frame, a picture
 
 
 class _Extent:
-    """When the packets of a track begin and end, in seconds of the container's clock."""
+    """When the packets of a track begin and end, in seconds of the container's clock.
+
+    Where the clock is set back, as in recordings that were joined, it goes on from the end so far.
+    """
 
     def __init__(self, seconds_per_tick: float) -> None:
         self.start: float | None = None
         self.end: float | None = None
         self._seconds_per_tick = seconds_per_tick
+        self._shift = 0.0
 
     def add(self, packet: Packet) -> None:
         if packet.pts is None or not packet.size:
             return
-        start = packet.pts * self._seconds_per_tick
+        start = packet.pts * self._seconds_per_tick + self._shift
+        if self.end is not None and start < self.end - RESTART:
+            self._shift += self.end - start
+            start = self.end
         end = start + _length(packet) * self._seconds_per_tick
         if self.start is None or self.end is None:
             # Below 0 lies what an encoder put in front, to be dropped.
@@ -63,16 +71,26 @@ class _Scan:
     header_seconds: float | None
 
     @property
-    def seconds(self) -> float | None:
-        """From the first packet to the end of the last; the header's word without timestamps."""
+    def _spans(self) -> list[tuple[float, float]]:
         spans = []
         if self.index is not None and self.index.start is not None:
             spans.append((self.index.start, self.index.start + (self.index.duration or 0.0)))
         if self.audio is not None and self.audio.start is not None and self.audio.end is not None:
             spans.append((self.audio.start, self.audio.end))
-        if not spans:
+        return spans
+
+    @property
+    def start(self) -> float | None:
+        """Of the first packet, on the container's clock."""
+        return min((start for start, _ in self._spans), default=None)
+
+    @property
+    def seconds(self) -> float | None:
+        """From the first packet to the end of the last; the header's word without timestamps."""
+        start = self.start
+        if start is None:
             return self.header_seconds
-        return max(end for _, end in spans) - min(start for start, _ in spans)
+        return max(end for _, end in self._spans) - start
 
 
 def load_container(
@@ -89,13 +107,17 @@ def load_container(
         if container.audio is not None and request.with_sound:
             rule = request.sound_channels
             decoder = SoundDecoder(container.audio, rule, limits, container.name)
-        scan = _scan(container, decoder, with_audio=request.with_sound)
+        # For times, how long the medium lasts is needed, heard or not.
+        timed = request.with_sound or request.times is not None
+        scan = _scan(container, decoder, with_audio=timed)
         origin = scan.index.start if scan.index is not None else None
         sound, warnings = _finish_sound(decoder, origin, request)
         audio = _audio_info(container)
         frames = None
         if scan.index is not None and request.with_frames:
-            frames = read_frames(container, scan.index, request.pick)
+            # The last frame stays on show while there is sound.
+            pick = partial(request.pick, end=scan.seconds)
+            frames = read_frames(container, scan.index, pick)
             _require_enough(frames, scan.index, request, container.name)
             warnings += frames.warnings
         info = _info(container, scan, frames, audio)
@@ -140,7 +162,9 @@ def _scan(container: Container, decoder: SoundDecoder | None, *, with_audio: boo
     duration = container.av.duration
     audio_index = audio.index if audio is not None else -1
     for packet in container.packets(*(stream for stream in (video, audio) if stream is not None)):
-        if index is not None and packet.stream_index != audio_index:
+        # The empty packets at the end all bear the number 0; whose they are their track knows.
+        at = packet.stream_index if packet.size else packet.stream.index
+        if index is not None and at != audio_index:
             index.add(packet)
         elif extent is not None:
             extent.add(packet)
@@ -248,8 +272,16 @@ def _shortfall(container: Container, scan: _Scan) -> Sequence[str]:
         return [f"{missing} of {index.promised} frames are missing: the file is cut short"]
     seconds, header = scan.seconds, scan.header_seconds
     least, share = _SHORTFALL
-    if seconds is not None and header is not None and header - seconds > max(least, share * header):
-        return [f"the file ends after {seconds:.1f} of the {header:.1f} seconds its header tells"]
+    # Some formats tell how long they last and some when they end, on a clock that may begin late.
+    if seconds is not None and header is not None:
+        reached = seconds + max(scan.start or 0.0, 0.0)
+        if header - reached > max(least, share * header):
+            told = f"{header:.1f} seconds its header tells"
+            return [f"the file ends after {seconds:.1f} of the {told}"]
+    if (told_bytes := riff_bytes(container.source)) > container.source.size:
+        return [
+            f"{container.source.size:,} of {told_bytes:,} bytes are there: the file is cut short"
+        ]
     if container.read_errors:
         return [f"{container.read_errors} packets could not be read"]
     return []

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, cast
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from video_llama.errors import CorruptMediaError, MediaLimitError, UnsupportedMediaError
 from video_llama.media.limits import Deadline, Limits
@@ -21,9 +21,18 @@ from video_llama.media.source import ByteSource
 from video_llama.media.video import Pick
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "AVIF")
-_FILMS = frozenset({"WEBP", "PNG", "AVIF"})  # a JPEG or TIFF of several pages is no film
+_FILMS = frozenset({"WEBP", "PNG", "AVIF", "GIF"})  # a JPEG or TIFF of several pages is no film
 _DAMAGE = (OSError, SyntaxError, ValueError, struct.error, zlib.error, EOFError, IndexError)
 _ORIENTATION = 0x0112  # EXIF tag
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _ROTATIONS = {3: 180, 4: 180, 5: 270, 6: 270, 7: 90, 8: 90}  # degrees counter-clockwise
 _DEFAULT_FRAME = 0.1  # seconds of a frame whose duration is 0, as browsers show it
 
@@ -65,8 +74,11 @@ def open_picture(file: BinaryIO | ByteSource, name: str, limits: Limits) -> Imag
     except UnidentifiedImageError:
         raise UnsupportedMediaError(f"{name} is not a picture that can be read") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # Pillow refuses from here on
+        told = "; raise PIL.Image.MAX_IMAGE_PIXELS too" if limits.pixels > most else ""
         raise MediaLimitError(
-            f"{name} is larger than a picture may be; at most {limits.pixels:,} pixels are decoded"
+            f"{name} is larger than a picture may be; at most {min(most, limits.pixels):,} pixels "
+            f"are decoded{told}"
         ) from None
     except _DAMAGE:
         raise CorruptMediaError(f"{name} is a damaged picture") from None
@@ -95,7 +107,7 @@ def read_picture(
             found[index] = to_rgb(image)
     except _DAMAGE:
         raise CorruptMediaError(f"{name} is a damaged picture: it does not decode") from None
-    orientation = image.getexif().get(_ORIENTATION, 1)
+    orientation = orientation_of(image)
     upright = image.size[::-1] if orientation in (5, 6, 7, 8) else image.size
     return Pictures(
         pixels=np.stack([found[index] for index in indices]) if indices else None,
@@ -132,7 +144,8 @@ def read_frame_files(
 
 def to_rgb(image: Image.Image) -> np.ndarray:
     """A picture as upright uint8 (H, W, 3)."""
-    upright = ImageOps.exif_transpose(image)
+    turn = _TURNS.get(orientation_of(image))
+    upright = image if turn is None else image.transpose(turn)
     if upright.mode.startswith("I") or upright.mode == "F":
         return _wide_to_rgb(upright)
     if upright.has_transparency_data:
@@ -140,11 +153,20 @@ def to_rgb(image: Image.Image) -> np.ndarray:
     return np.array(upright.convert("RGB"))
 
 
+def orientation_of(image: Image.Image) -> int:
+    """As EXIF has it; 1, upright, where that is damaged: the picture need not be."""
+    try:
+        return image.getexif().get(_ORIENTATION, 1)
+    except _DAMAGE:
+        return 1
+
+
 def _wide_to_rgb(image: Image.Image) -> np.ndarray:
     """Grey of 16 bits or floats, which Pillow would cut off at 255 instead of scaling."""
-    values = np.asarray(image).astype(np.float64)
+    values = np.nan_to_num(np.asarray(image).astype(np.float64))
     if image.mode == "F":
-        values = values * (255.0 if values.max(initial=0.0) <= 1.0 else 1.0)
+        brightest = values.max(initial=0.0)
+        values = values * (255.0 if brightest <= 1.0 else 1.0 if brightest <= 255.0 else 1 / 257.0)
     else:
         values = values / 257.0
     grey = np.clip(np.round(values), 0, 255).astype(np.uint8)

@@ -205,7 +205,9 @@ def _picture_info(found: image.Pictures, size: int, name: str) -> MediaInfo:
 def _load_frames_array(array: FramesArray, request: Request) -> MediaClip:
     frames = arrays.frames_of(array, request.limits)
     times, warnings = arrays.frame_times(array, len(frames))
-    indices = request.pick(times) if request.with_frames else []
+    heard = None if array.sound is None else _load_sound_array(array.sound, request)
+    end = None if heard is None else heard.info.duration
+    indices = request.pick(times, end) if request.with_frames else []
     info = _frames_info(frames.shape[2], frames.shape[1], times, "raw", frames.nbytes)
     clip = MediaClip(
         info=info,
@@ -214,9 +216,8 @@ def _load_frames_array(array: FramesArray, request: Request) -> MediaClip:
         indices=tuple(indices),
         warnings=warnings,
     )
-    if array.sound is None:
+    if heard is None:
         return clip
-    heard = _load_sound_array(array.sound, request)
     seconds = max(info.duration or 0.0, heard.info.duration or 0.0)
     info = replace(info, kind="video", duration=seconds, audio=heard.info.audio)
     return replace(clip, info=info, sound=heard.sound, warnings=warnings + heard.warnings)
@@ -252,12 +253,13 @@ def _frames_info(
 
 
 def _load_sound_array(array: SoundArray, request: Request) -> MediaClip:
+    arrays.require_rate(array.rate)
     values = arrays.to_numpy(array.samples)
     channels = 1 if values.ndim == 1 else values.shape[0]
-    seconds = values.shape[-1] / array.rate if array.rate > 0 else None
-    audio = AudioStreamInfo("raw", array.rate, channels)
-    info = MediaInfo("audio", "array", seconds, None, audio, values.nbytes, "")
     sound = arrays.sound_of(array, request.sound_channels, request.limits)
+    audio = AudioStreamInfo("raw", int(array.rate), channels)
+    seconds = values.shape[-1] / array.rate
+    info = MediaInfo("audio", "array", seconds, None, audio, values.nbytes, "")
     if sound.shape[1] < MIN_SAMPLES:
         milliseconds = 1000 * sound.shape[1] / SOUND_RATE
         warning = f"{milliseconds:.0f} ms of sound are too short to be used"

@@ -182,13 +182,19 @@ class SoundDecoder:
             if self._clock is not None and now - self._clock > _GAP:
                 self._limits.check_duration(now - self._start, self._name)
                 self._resample_chunk()
-                self._resample(np.zeros((1, round((now - self._clock) * self._rate)), np.float32))
+                self._silence(round((now - self._clock) * self._rate))
                 self._clock = now
             elif self._clock is None:
                 self._clock = now
         if self._clock is not None:
             # Not `now + length`: jitter of timestamps must not add up to silence never there.
             self._clock += length
+
+    def _silence(self, samples: int) -> None:
+        self._values += samples
+        self._limits.check_samples(self._values, self._name)
+        for start in range(0, samples, _CHUNK):
+            self._resample(np.zeros((1, min(_CHUNK, samples - start)), np.float32))
 
     def _resample_chunk(self) -> None:
         if self._filled:
@@ -221,8 +227,9 @@ class SoundDecoder:
 
 def full_scale(values: np.ndarray) -> np.ndarray:
     """Integers of full scale, or floats, as float32."""
-    if values.dtype == np.uint8:
-        return (values.astype(np.float32) - 128) / 128
+    if np.issubdtype(values.dtype, np.unsignedinteger):
+        middle = np.float32(1 << (8 * values.dtype.itemsize - 1))
+        return (values.astype(np.float32) - middle) / middle
     if np.issubdtype(values.dtype, np.integer):
         return values.astype(np.float32) / np.float32(-float(np.iinfo(values.dtype).min))
     return values.astype(np.float32)

@@ -41,6 +41,7 @@ __all__ = [
 ]
 
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*):(//)?")
+_PIECE = 1 << 20  # bytes read of a pipe at a time
 _BASE64_CHARS = 4 / 3  # characters per byte
 
 
@@ -155,6 +156,8 @@ def open_source(
         return FramesArray(source)
     if isinstance(source, str) and (scheme := scheme_of(source)):
         return _open_url(source, scheme, limits, policy)
+    if source == "":
+        raise MediaNotFoundError("the name of a file is empty")
     if isinstance(source, (str, os.PathLike)):
         return _open_path(Path(source), limits)
     if isinstance(source, (bytes, bytearray, memoryview)):
@@ -249,7 +252,11 @@ def _open_bytes(data: bytes, name: str, limits: Limits) -> ByteSource:
 
 
 def _open_file_object(file: BinaryIO, limits: Limits) -> ByteSource:
-    name = Path(str(getattr(file, "name", "") or "the given file")).name
+    given = getattr(file, "name", None)  # of a pipe it is a number
+    name = Path(os.fsdecode(given)).name if isinstance(given, (str, bytes, os.PathLike)) else ""
+    name = name or "the given file"
+    if getattr(file, "closed", False):
+        raise MediaNotFoundError(f"{name} is closed; give it while it is open")
     if not isinstance(file.read(0), bytes):
         raise UnsupportedMediaError(f"{name} is open as text; open it in binary mode ('rb')")
     seekable = getattr(file, "seekable", None)
@@ -257,7 +264,19 @@ def _open_file_object(file: BinaryIO, limits: Limits) -> ByteSource:
         size = file.seek(0, os.SEEK_END)
         _check_size(size, name, limits)
         return ByteSource(file, name, size, limits, owned=False)
-    return _open_bytes(file.read(limits.bytes + 1), name, limits)
+    return _open_bytes(_read_all(file, name, limits), name, limits)
+
+
+def _read_all(file: BinaryIO, name: str, limits: Limits) -> bytes:
+    """All that a pipe gives: it may give less at a time than it is asked for."""
+    parts, size = [], 0
+    while part := file.read(_PIECE):
+        parts.append(part)
+        size += len(part)
+        limits.check_bytes(size, name)
+    if part is None:
+        raise UnsupportedMediaError(f"{name} does not wait for its data; give one that blocks")
+    return b"".join(parts)
 
 
 def _check_size(size: int, name: str, limits: Limits) -> None:

@@ -16,13 +16,12 @@ from av.video.frame import VideoFrame
 
 from video_llama.errors import CorruptMediaError
 from video_llama.media.container import Container
-from video_llama.media.video_index import VideoIndex
+from video_llama.media.video_index import RESTART, VideoIndex
 from video_llama.media.walk import FrameDecoder, UnforeseenError, Walk
 
 Pick = Callable[[Sequence[float]], list[int]]
 """Chooses frames: given the seconds of every frame, the wanted indices in any order."""
 
-_RESTART = 1.0  # seconds back that are a new clock, not frames out of order
 DEFAULT_FPS = 25.0  # of a track that tells no time at all
 
 
@@ -88,7 +87,7 @@ def _read_everything(container: Container, index: VideoIndex, pick: Pick) -> Fra
     """
     guess, threads = _guess(index, pick), "AUTO"
     kept, times, decoder = _decode_everything(container, index, set(guess))
-    if decoder.errors:
+    if decoder.errors or decoder.corrupt:
         # A decoder that works on several frames at once loses good ones beside a damaged one.
         threads = "SLICE"
         kept, times, decoder = _decode_everything(container, index, set(guess), threads)
@@ -102,6 +101,8 @@ def _read_everything(container: Container, index: VideoIndex, pick: Pick) -> Fra
         warnings.append(f"{missing} of {index.count} frames could not be decoded")
     elif decoder.errors:
         warnings.append(f"{decoder.errors} packets of the video are damaged")
+    if decoder.corrupt:
+        warnings.append(f"{decoder.corrupt} frames of the video are damaged")
     if decoder.resized:
         warnings.append("the picture changes its size on the way; the first size is kept")
     return _in_order(kept, times, indices, decoder.matrix, warnings=warnings)
@@ -152,7 +153,7 @@ def _times_of(stamps: list[int | None], index: VideoIndex) -> list[float]:
 
 def _restarts(stamps: list[int], seconds_per_tick: float) -> bool:
     """Whether the clock is set back on the way, as in recordings that were joined."""
-    return any((a - b) * seconds_per_tick > _RESTART for a, b in pairwise(stamps))
+    return any((a - b) * seconds_per_tick > RESTART for a, b in pairwise(stamps))
 
 
 def _in_order(

@@ -13,6 +13,7 @@ from av.video.stream import VideoStream
 # Formats whose packets are all marked as keyframes though each builds on the one before.
 _SEQUENTIAL_CODECS = frozenset({"gif", "apng", "flic", "webp"})
 _VP8_SHOWN = 0x10  # bit of a VP8 frame's first byte
+RESTART = 1.0  # seconds back that are a new clock, not frames out of order
 
 
 class VideoIndex:
@@ -65,6 +66,10 @@ class VideoIndex:
 
     def finish(self) -> None:
         """Sort, once all packets are there, and look for signs that packets are not frames."""
+        decoded = [dts for dts in self._dts if dts is not None]
+        back = max((a - b for a, b in pairwise(decoded)), default=0)
+        if back * self.seconds_per_tick > RESTART:
+            self._go_on_where_set_back()
         shown = self.pts
         if self._hidden:
             hidden = set(self._hidden)
@@ -75,15 +80,29 @@ class VideoIndex:
             self.doubt = True
             return
         self._key_times = [p for k in self.keys if (p := self.pts[k]) is not None]
-        decoded = [dts for dts in self._dts if dts is not None]
         without_time = len(known) != len(shown)
         repeated = any(a == b for a, b in pairwise(self.order))
         disordered = any(a >= b for a, b in pairwise(self._key_times))
-        set_back = any(a > b for a, b in pairwise(decoded))
+        set_back = back > 0
         starts_inside = not self._key_times or self.keys[0] != 0 or self.order[0] < known[0]
         reordered = self.invented_pts and any(a > b for a, b in pairwise(known))
         packed = reordered and self.codec not in ("h264", "hevc")
         self.doubt = without_time or repeated or disordered or set_back or starts_inside or packed
+
+    def _go_on_where_set_back(self) -> None:
+        """Recordings that were joined, each with a clock of its own, become one after another."""
+        shift, last, step = 0, None, 0
+        for position, dts in enumerate(self._dts):
+            if dts is not None:
+                if last is not None and (last - dts - shift) * self.seconds_per_tick > RESTART:
+                    shift = last + step - dts
+                elif last is not None:
+                    step = max(dts + shift - last, 0)
+                last = dts + shift
+            if (pts := self.pts[position]) is not None:
+                self.pts[position] = pts + shift
+        self._last_pts = max((pts for pts in self.pts if pts is not None), default=None)
+        self._last_duration = step
 
     @property
     def count(self) -> int:

@@ -32,6 +32,7 @@ class FrameDecoder:
     def __init__(self, stream: VideoStream) -> None:
         self._context = stream.codec_context
         self.errors = 0
+        self.corrupt = 0  # frames that came out damaged
         self.size: tuple[int, int] | None = None
         self.matrix: tuple[int, int, int, int] | None = None
         self.resized = False
@@ -41,10 +42,13 @@ class FrameDecoder:
         if packet.size == 0 and packet.dts is not None:
             return []  # AVI's "show the last one again"; an empty packet would end the decoder
         try:
-            return self._context.decode(packet)
+            frames = self._context.decode(packet)
         except av.error.FFmpegError:
             self.errors += 1
             return []
+        for frame in frames:
+            self.corrupt += frame.is_corrupt
+        return frames
 
     def pixels(self, frame: VideoFrame) -> np.ndarray:
         """Upright RGB of the size of the first frame, uint8 (H, W, 3)."""
@@ -68,6 +72,7 @@ class Walk:
         self._skipping = False
         self._sent = -1  # position of the last packet given to the decoder
         self._shown: int | None = None  # timestamp of the last frame that came out
+        self._begin: int | None = None  # timestamp of the keyframe that was jumped to
         self._packets: Iterator[Packet] = iter(())
         self._positions: dict[int | None, int] | None = None
         self._found: dict[int, np.ndarray] = {}
@@ -111,9 +116,10 @@ class Walk:
         if frame.pts is None or (self._shown is not None and frame.pts <= self._shown):
             raise UnforeseenError
         self._shown = frame.pts
+        # What is shown before the keyframe needs frames in front of it, and nobody wants it.
+        if frame.is_corrupt and (self._begin is None or frame.pts >= self._begin):
+            raise UnforeseenError
         if frame.pts in ranks:
-            if frame.is_corrupt:
-                raise UnforeseenError
             self._found[ranks[frame.pts]] = self._decoder.pixels(frame)
 
     def _skip_unless(self, wanted: bool) -> None:
@@ -127,6 +133,7 @@ class Walk:
             if landed is None or landed > key:
                 continue
             self._sent, self._shown = key - 1, None
+            self._begin = self._index.pts[key]
             self._packets = packets
             return
         raise UnforeseenError

@@ -16,8 +16,8 @@ from typing import BinaryIO
 
 from video_llama.errors import FULL_DISK, MediaNotFoundError
 from video_llama.media.limits import Limits
-from video_llama.server.folders import TemporaryFolder
 from video_llama.server.refusal import Refusal, disk_full, storage_full, too_large
+from video_llama.temporary_folder import TemporaryFolder
 
 FILE_PREFIX = "file-"
 _FOLDER = "video-llama-files-"

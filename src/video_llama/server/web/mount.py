@@ -21,11 +21,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from video_llama.processing.processor import VideoLlamaProcessor
 from video_llama.server.files import FileStore
-from video_llama.server.folders import TemporaryFolder
 from video_llama.server.refusal import storage_full
 from video_llama.server.serving import Serving
 from video_llama.server.web.page import CSS, SAMPLES, Page
 from video_llama.server.web.talking import Talker
+from video_llama.temporary_folder import TemporaryFolder
 
 _LOOK = 0.2  # seconds between looks at whether the server is about to end
 _UPLOAD = "/gradio_api/upload"

@@ -1,26 +1,33 @@
-"""Temporary folders of a server, which do not stay behind for ever when it is killed."""
+"""Temporary folders, which do not stay behind for ever when the process is killed."""
 
 import contextlib
-import fcntl
+import glob
 import os
 import shutil
 import tempfile
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # not on Windows: there nobody removes what was left
+    fcntl = None
+
 
 class TemporaryFolder:
-    """A folder for this user alone, removed by `close`, or else by the next server.
+    """A folder for this user alone, removed by `close`, or else by who makes the next one.
 
     Its owner holds a lock on it, which goes with the process. (The number of a process would not
     do: in a container every server has the same one.)
 
     Args:
         prefix: of its name; folders of that name whose owners were killed are removed.
+        parent: where it is made; the folder for temporary files unless given.
     """
 
-    def __init__(self, prefix: str) -> None:
-        _remove_abandoned(prefix)
-        self.path, claim = _new_folder(prefix)
+    def __init__(self, prefix: str, parent: Path | None = None) -> None:
+        parent = parent or Path(tempfile.gettempdir())
+        _remove_abandoned(prefix, parent)
+        self.path, claim = _new_folder(prefix, parent)
         self._claim: int | None = claim
 
     def close(self) -> None:
@@ -31,10 +38,12 @@ class TemporaryFolder:
             os.close(claim)
 
 
-def _new_folder(prefix: str) -> tuple[Path, int]:
+def _new_folder(prefix: str, parent: Path) -> tuple[Path, int | None]:
     """A folder, and what holds the lock on it."""
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=prefix)).resolve()
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent)).resolve()
+        if fcntl is None:
+            return folder, None
         with contextlib.suppress(FileNotFoundError):  # another server has just taken it for left
             handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
             with contextlib.suppress(OSError):  # no locks on this disk: then nobody removes it
@@ -44,9 +53,11 @@ def _new_folder(prefix: str) -> tuple[Path, int]:
             os.close(handle)
 
 
-def _remove_abandoned(prefix: str) -> None:
-    """Folders of servers that were killed."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+def _remove_abandoned(prefix: str, parent: Path) -> None:
+    """Folders of processes that were killed."""
+    if fcntl is None:
+        return
+    for folder in parent.glob(f"{glob.escape(prefix)}*"):
         with contextlib.suppress(OSError):
             handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:

@@ -1,0 +1,125 @@
+"""Clocks that begin late or are set back, tracks in any order, and how long a medium lasts."""
+
+import io
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from make import Film, Tone, picture, write
+
+from video_llama.errors import MediaLimitError, OptionError
+from video_llama.media.limits import Limits
+from video_llama.media.reader import load_media, probe
+
+RATE = 16_000
+TALKING = Film("mpegts", tones=(Tone(seconds=3.0),), count=30)
+
+
+@pytest.mark.parametrize("container", ["mp4", "matroska"])
+def test_a_sound_track_that_comes_first_is_not_called_damaged(container: str) -> None:
+    film = Film(container, tones=(Tone(),), count=20)
+    other = load_media(write(film))
+    clip = load_media(write(Film(container, tones=(Tone(),), count=20, sound_first=True)))
+    assert clip.warnings == other.warnings == ()
+    assert clip.sound.shape == other.sound.shape
+    assert clip.frames.shape == other.frames.shape
+
+
+@pytest.mark.parametrize("sound_first", [False, True])
+def test_a_sound_track_without_sound_is_empty_wherever_it_is(sound_first: bool) -> None:
+    film = Film("matroska", tones=(Tone(seconds=0.0),), count=20, sound_first=sound_first)
+    clip = load_media(write(film))
+    assert (clip.sound, clip.warnings) == (None, ("the sound track is empty",))
+
+
+@pytest.mark.parametrize("container", ["matroska", "nut", "mpegts", "mp4"])
+def test_a_clock_that_begins_late_is_not_missing_anything(container: str) -> None:
+    data = write(Film(container, count=30, start=100.0))
+    for info in (load_media(data).info, probe(data, limits=Limits(duration=10.0))):
+        assert info.duration == pytest.approx(3.0, abs=0.15)
+        assert info.warnings == ()
+
+
+def test_films_that_were_joined_last_as_long_as_both() -> None:
+    data = write(TALKING)
+    clip = load_media(data + data)
+    one = probe(data)
+    assert clip.info.duration == pytest.approx(2 * one.duration, abs=0.2)
+    assert clip.info.video.num_frames == 60
+    assert clip.info.video.fps == pytest.approx(10, abs=0.5)
+    assert clip.sound.shape[1] == pytest.approx(2 * load_media(data).sound.shape[1], abs=3000)
+
+
+def test_a_clock_that_is_set_far_back_is_no_full_one() -> None:
+    late = write(Film("mpegts", tones=(Tone(seconds=3.0, start=100.0),), count=30, start=100.0))
+    clip = load_media(late + write(TALKING), num_frames=60)
+    assert clip.info.duration == pytest.approx(6.0, abs=0.4)
+    assert clip.sound.shape[1] / RATE == pytest.approx(6.0, abs=0.4)
+    for shown, stored in ((clip.frames[0], 0), (clip.frames[29], 29), (clip.frames[30], 0)):
+        wanted = picture(stored).astype(int)
+        assert np.abs(shown.astype(int) - wanted).mean() < 12
+
+
+def test_chained_sounds_last_as_long_as_both() -> None:
+    data = write(Film("ogg", count=0, tones=(Tone("opus", 48_000, seconds=3.0),)))
+    clip = load_media(data + data)
+    assert clip.info.duration == pytest.approx(6.0, abs=0.1)
+    assert clip.sound.shape[1] / RATE == pytest.approx(6.0, abs=0.1)
+
+
+def test_the_last_frame_is_shown_until_the_sound_ends() -> None:
+    data = write(Film("matroska", count=10, tones=(Tone(seconds=3.0),)))
+    for with_sound in (True, False):
+        clip = load_media(data, times=[0.0, 0.95, 2.9], with_sound=with_sound)
+        assert clip.indices == (0, 9, 9)
+        with pytest.raises(OptionError, match=r"lasts 3\.\d"):
+            load_media(data, times=[3.5], with_sound=with_sound)
+
+
+@pytest.mark.parametrize("film", [Film("avi", "mpeg4"), Film("wav", count=0, tones=(Tone(),))])
+def test_a_riff_file_that_was_cut_short_says_so(film: Film) -> None:
+    if film.container == "wav":
+        film = Film("wav", count=0, tones=(Tone("pcm_s16le"),))
+    data = write(film)
+    assert load_media(data).warnings == ()
+    cut = load_media(data[: len(data) * 2 // 3])
+    told = " ".join(cut.warnings)
+    assert "bytes are there: the file is cut short" in told or "its header tells" in told
+
+
+def test_a_riff_file_of_a_recorder_that_could_not_go_back_does_not(tmp_path) -> None:
+    data = bytearray(write(Film("wav", count=0, tones=(Tone("pcm_s16le"),))))
+    data[4:8] = b"\xff\xff\xff\xff"
+    assert load_media(bytes(data)).warnings == ()
+
+
+def test_fonts_are_no_tracks() -> None:
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="matroska") as output:
+        stream = output.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(3):
+            output.add_attachment(f"{number}.ttf", "application/x-truetype-font", b"\0\1\0\0")
+        for index in range(10):
+            frame = av.VideoFrame.from_ndarray(picture(index))
+            frame.pts, frame.time_base = index, Fraction(1, 10)
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    assert load_media(buffer.getvalue(), limits=Limits(streams=1)).info.video.num_frames == 10
+
+
+def test_a_long_hole_in_a_sound_counts_as_sound() -> None:
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="matroska") as output:
+        stream = output.add_stream("pcm_s16le", rate=RATE, layout="mono")
+        for start in (0, 600):
+            silent = np.zeros((1, RATE), np.int16)
+            frame = av.AudioFrame.from_ndarray(silent, format="s16", layout="mono")
+            frame.sample_rate, frame.pts = RATE, start * RATE
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    data = buffer.getvalue()
+    assert load_media(data).sound.shape[1] == pytest.approx(601 * RATE, abs=100)
+    with pytest.raises(MediaLimitError, match="values"):
+        load_media(data, limits=Limits(samples=100 * RATE))
