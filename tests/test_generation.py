@@ -46,6 +46,15 @@ def test_an_unknown_option_is_named():
         GenerationOptions.of({"max_tokens": 3})
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("stop", None), ("stop", 5), ("stop", [""]), ("temperature", 10**400), ("top_p", "1")],
+)
+def test_values_of_another_kind_are_refused_by_name(field, value):
+    with pytest.raises(OptionError, match=f"{field} must be"):
+        GenerationOptions(**{field: value})
+
+
 def test_one_stop_text_may_be_given_bare():
     assert GenerationOptions(stop="END").stop == ("END",)
 

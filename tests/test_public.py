@@ -56,7 +56,7 @@ MAY_IMPORT = {
     "attachment": {"answer", "generation", "media", "processing", "models", "errors"},
     "media_cache": {"answer", "attachment", "engine", "media", "processing", "models", "errors"},
     "prompt": {"attachment", "processing", "models"},
-    "reply": {"answer", "engine"},
+    "reply": {"answer", "engine", "errors"},
     "chat": BELOW_CHAT | {"engine", "media", "processing", "checkpoints", "models", "errors"},
     "terminal": {"errors"},
     "repl": {"chat", "answer", "terminal", "errors"},

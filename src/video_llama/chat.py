@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,7 +26,7 @@ from video_llama.engine.engine import Engine
 from video_llama.engine.features import FeatureCache
 from video_llama.engine.own_thread import in_own_thread
 from video_llama.engine.request import Request
-from video_llama.errors import PromptError
+from video_llama.errors import PromptError, PromptTooLongError
 from video_llama.generation import GenerationOptions
 from video_llama.media.clip import MediaClip
 from video_llama.media.reader import MediaSource
@@ -108,7 +108,7 @@ class VideoLlama:
     def engine(self) -> Engine:
         """What answers; made when it is first asked for. Another one may be put in its place."""
         with self._lock:
-            if self._engine is None:
+            if self._engine is None or self._engine.closing:  # that of a server which has ended
                 self._engine = self.make_engine()
             return self._engine
 
@@ -151,6 +151,28 @@ class VideoLlama:
             return wanted or DEFAULT_MAX_NEW_TOKENS
         check_fits(prompt_tokens, wanted or LEAST_ANSWER, self.context)
         return wanted or min(DEFAULT_MAX_NEW_TOKENS, self.context - prompt_tokens)
+
+    def check_length(self, turns: Sequence[Turn], system: str | None = None) -> None:
+        """Refuse what is too long whatever its tokens are, before they are looked for.
+
+        Raises:
+            PromptTooLongError: a text of so many characters has more tokens than the context.
+        """
+        if self.context is None:
+            return
+        count = len(system or "") + sum(len(turn.question) + len(turn.answer) for turn in turns)
+        least = count // self._longest_token
+        if least > self.context:
+            raise PromptTooLongError(
+                f"the texts of the conversation have {count:,} characters, at least {least:,} "
+                f"tokens, and the model's context has {self.context:,}; shorten them",
+                least - self.context,
+            )
+
+    @cached_property
+    def _longest_token(self) -> int:
+        """Characters of the longest token, at most: of a text of bytes there are fewer."""
+        return max(map(len, self.processor.tokenizer.get_vocab()))
 
     def chat(
         self,
@@ -276,6 +298,7 @@ class ChatSession:
         _require_text(question)
         media = tuple(self._pending)
         turns = [*self._turns, Turn(question, media)]
+        self._assistant.check_length(turns, self._system)
         prompt = write_prompt(turns, self._system, self._attachments, self._assistant.processor)
         limit = self._assistant.room(len(prompt.keys), options.max_new_tokens)
         request = Request(

@@ -43,7 +43,9 @@ def serve(
     ] = None,
     allow_host: Annotated[
         list[str] | None,
-        typer.Option(metavar="HOST", help="Host of http(s) media; may be given again."),
+        typer.Option(
+            metavar="HOST", help="Host (or HOST:PORT) of http(s) media; may be given again."
+        ),
     ] = None,
     allow_private_host: Annotated[
         list[str] | None,

@@ -1,7 +1,6 @@
 """How an answer is chosen, and how its ids become text, one at a time."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -10,6 +9,7 @@ from video_llama.errors import OptionError
 
 COLDEST = 1e-6  # colder is 0: scores divided by less are no numbers any more
 SEEDS = 2**64  # torch has no more
+_LARGEST = 1e308
 REPLACEMENT = "\ufffd"  # what a tokenizer writes for bytes that are not (yet) a character
 
 
@@ -55,10 +55,12 @@ class GenerationOptions:
             _require_integer("seed", self.seed, least=0)
             if self.seed >= SEEDS:
                 raise OptionError(f"seed must be below 2**64, not {self.seed}")
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-        if not all(isinstance(text, str) and text for text in stop):
+        stop = (self.stop,) if isinstance(self.stop, str) else self.stop
+        if not isinstance(stop, Sequence) or not all(
+            isinstance(text, str) and text for text in stop
+        ):
             raise OptionError(f"stop must be texts of at least one character, not {self.stop!r}")
-        object.__setattr__(self, "stop", stop)
+        object.__setattr__(self, "stop", tuple(stop))
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> Self:
@@ -86,7 +88,8 @@ def _require_integer(name: str, value: Any, least: int) -> None:
 
 def _require_number(name: str, value: Any, accepted: str, test: Callable[[float], bool]) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not test(value):
+    # An integer may be larger than any float.
+    if not number or not -_LARGEST < value < _LARGEST or not test(value):
         raise OptionError(f"{name} must be a number {accepted}, not {value!r}")
 
 

@@ -8,6 +8,7 @@ from video_llama.answer import Answer, FinishReason, MediaUse, Timings, TokenCou
 from video_llama.engine.engine import Engine
 from video_llama.engine.handle import Handle
 from video_llama.engine.request import Finished, Request
+from video_llama.errors import BusyError
 
 # Every other setting of `decode` depends on the tokenizer's files.
 PLAIN_DECODING = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
@@ -56,6 +57,8 @@ class Reply:
                 if isinstance(event, Finished):
                     assert event.reason != "deadline", "a conversation sets no deadline"
                     self.finish_reason = event.reason
+                    if event.reason == "cancelled":  # not by who listens: the engine is ending
+                        raise BusyError("the model was shut down before its answer was whole")
                     return
                 self.generated += len(event.ids)
                 if event.text:

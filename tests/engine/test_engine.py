@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import multiprocessing
 import subprocess
 import sys
 import threading
@@ -411,3 +412,22 @@ def test_a_process_may_end_before_its_answer():
     )
     assert ran.returncode == 0, ran.stderr
     assert len(ran.stdout.strip()) == 1
+
+
+def test_a_forked_process_has_answers_of_its_own(make_engine, llama):
+    """Just after an answer the engine's thread still waits for another; in a fork it is gone."""
+    engine = make_engine(llama)
+
+    def ids() -> list[int]:
+        return read(engine.submit(make_request(llama, PROMPT)))[0]
+
+    expected = ids()
+    context = multiprocessing.get_context("fork")
+    receive, send = context.Pipe()
+    process = context.Process(target=lambda: send.send(ids()))
+    process.start()
+    came = receive.poll(30)
+    process.kill()
+    process.join()
+    assert came
+    assert receive.recv() == expected

@@ -7,6 +7,7 @@ import openai
 import pytest
 
 from video_llama.engine.request import TokenLogprob
+from video_llama.errors import PromptTooLongError
 from video_llama.server.protocol import ChatRequest
 from video_llama.server.replies import _logprobs
 
@@ -428,6 +429,25 @@ def test_another_model_is_not_found(api, ask):
 def test_a_conversation_that_does_not_fit(api, ask):
     status, error = refused(api, ask(text="x" * 3000))
     assert (status, error["code"]) == (400, "context_length_exceeded")
+
+
+def test_texts_that_cannot_fit_are_not_tokenised(api, ask, assistant, monkeypatch):
+    """Of gigabytes and minutes that it would take, nobody would have anything."""
+    monkeypatch.setattr("video_llama.server.serving.write_prompt", None)
+    status, error = refused(api, ask(text="x" * 900_000))
+    assert (status, error["code"]) == (400, "context_length_exceeded")
+    with pytest.raises(PromptTooLongError, match="900,000 characters"):
+        assistant.chat().ask("x" * 900_000)
+
+
+def test_nothing_asked_for_may_be_written_out(client, api, ask):
+    nothing = dict.fromkeys(("tools", "tool_choice", "logit_bias", "stop", "seed", "store"))
+    with api.http() as http:
+        answer = http.post("/v1/chat/completions", json={**ask(), **nothing})
+        assert answer.status_code == 200
+        answer = http.post("/v1/chat/completions", json={**ask(), "store": False})
+        assert answer.status_code == 200
+    assert refused(api, {**ask(), "store": True})[1]["param"] == "store"
 
 
 def test_too_many_media(api, ask, png, data_url):

@@ -5,8 +5,10 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -150,6 +152,20 @@ def test_a_folder_of_features_outlives_the_server(process, ask, png, data_url):
         assert started.wait(30) == 0
     assert found == [2, 0]  # the picture, and the one a server warms up with
     assert answers[0] == answers[1]
+
+
+def test_a_body_that_does_not_come_does_not_hold_its_end_up(process):
+    started, http = process()
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n"
+        f"Content-Type: application/json\r\nAuthorization: Bearer {KEY}\r\n\r\n{{"
+    )
+    with socket.create_connection(("127.0.0.1", http.base_url.port)) as half:
+        half.sendall(head.encode())
+        time.sleep(0.5)
+        started.terminate()
+        assert started.wait(20) == 0
+        assert b"503" in half.recv(100)
 
 
 def test_sigterm_ends_it_after_the_answers_that_run(process, ask, png, data_url):

@@ -1,5 +1,6 @@
 """Decoding in processes of their own: the same media, and what breaks a decoder breaks no more."""
 
+import errno
 import io
 import json
 import multiprocessing
@@ -223,6 +224,42 @@ def test_a_decoder_that_dies_with_nothing_to_do_is_not_missed(pool, png) -> None
     os.kill(process, signal.SIGKILL)
     time.sleep(0.3)
     assert still_decodes(pool, png())
+
+
+def test_a_decoder_that_cannot_be_started_now_is_started_later(pool, png, monkeypatch) -> None:
+    """There may be no descriptors, processes or memory for a moment."""
+    real, tries = pool._start, []
+
+    def start():
+        tries.append(1)
+        if len(tries) < 3:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return real()
+
+    monkeypatch.setattr(pool, "_start", start)
+    (process,) = pool.process_ids
+    os.kill(process, signal.SIGSTOP)
+    gone = threading.Event()
+    threading.Timer(0.3, gone.set).start()
+    with pytest.raises(Cancelled):
+        pool.read(png(), PLAIN, gone)
+    with pytest.raises(BusyError, match="in a moment"):
+        pool.read(png(), PLAIN)
+    assert still_decodes(pool, png())
+    assert len(tries) == 3
+
+
+def test_a_decoder_that_does_not_come_up_is_no_fault_of_the_medium(
+    assistant, png, monkeypatch, caplog
+) -> None:
+    monkeypatch.setattr(decoding, "_work", os._exit)
+    pool = DecodingPool(assistant.processor, workers=1)
+    try:
+        with pytest.raises(BusyError, match="did not come up"):
+            pool.read(png(), PLAIN)
+        assert "a decoder did not come up" in caplog.text
+    finally:
+        pool.close()
 
 
 def test_a_decoder_that_hangs_is_ended(pool, png, monkeypatch) -> None:

@@ -5,6 +5,7 @@ import os
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -268,6 +269,15 @@ def test_a_drip_ends_with_the_deadline(port: int) -> None:
     with pytest.raises(MediaLimitError, match="slowly") as caught:
         gate.open("image", f"http://127.0.0.1:{port}/drip")
     assert "127.0.0.1" not in str(caught.value)
+
+
+def test_a_download_ends_with_whom_it_is_for(port: int) -> None:
+    gone = threading.Event()
+    threading.Timer(0.5, gone.set).start()
+    started = time.monotonic()
+    with pytest.raises(MediaNotFoundError):
+        fetching(port).open("video", f"http://127.0.0.1:{port}/drip", gone=gone)
+    assert time.monotonic() - started < 5
 
 
 def test_no_more_bytes_are_fetched_than_may_be(port: int) -> None:

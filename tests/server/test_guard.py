@@ -10,10 +10,11 @@ import time
 
 import openai
 import pytest
-from starlette.datastructures import UploadFile
+from starlette.datastructures import Headers, UploadFile
 
 from video_llama.server.files import StoragePolicy
 from video_llama.server.guard import Guard, GuardPolicy
+from video_llama.server.web.door import COOKIE, Door, mark_of
 
 KEYS = ("first-key-123", "second-key-456")
 
@@ -215,6 +216,26 @@ def test_whatever_is_refused_is_counted_once(locked, ask):
         "404": 1,
         "413": 2,
     }
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "opens"),
+    [
+        ("https://video.example", "video.example", True),
+        ("https://video.example", "video.example:443", True),
+        ("http://video.example:80", "video.example", True),
+        ("http://video.example:8000", "video.example:8000", True),
+        ("https://video.example", "video.example:80", False),
+        ("https://other.example", "video.example", False),
+        ("null", "video.example", False),
+    ],
+)
+def test_a_cookie_is_taken_from_its_own_site_alone(origin, host, opens):
+    """Behind a proxy too, which may add the port that goes without saying."""
+    door = Door([mark_of("key")])
+    door._owners[mark_of("session")] = "owner"
+    headers = Headers({"origin": origin, "host": host, "cookie": f"{COOKIE}=session"})
+    assert door.owner(headers) == ("owner" if opens else None)
 
 
 # Without keys

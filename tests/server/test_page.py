@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -458,6 +459,51 @@ def test_files_beside_the_page_are_not_served(site, tmp_path):
         for path in (beside, "/etc/hostname", Path(__file__), "https://example.org/a.png"):
             answer = http.get(f"/gradio_api/file={path}", follow_redirects=False)
             assert answer.status_code in (403, 404), path
+
+
+@needs_browser
+def test_long_texts_and_files_of_any_name(site, visit, clip_path, tmp_path):
+    nameless = tmp_path / "recording"
+    nameless.write_bytes(clip_path.read_bytes())
+    visitor = visit(site.url).open()
+    visitor.page.locator("#question textarea").focus()
+    text = "word " * 300
+    visitor.page.evaluate(
+        """text => {
+            const data = new DataTransfer();
+            data.setData("text/plain", text);
+            const paste = new ClipboardEvent("paste", {clipboardData: data, bubbles: true});
+            document.activeElement.dispatchEvent(paste);
+        }""",
+        text,
+    )
+    visitor.page.wait_for_timeout(300)
+    expect(visitor.page.locator("#question .thumbnail-item")).to_have_count(0)
+    visitor.ask("What?", nameless)
+    expect(visitor.answers).to_have_count(1, timeout=WAIT)
+    visitor.done()
+    assert "recording" in visitor.page.locator("#conversation .seen").first.inner_text()
+
+
+def test_an_upload_that_was_broken_off_is_removed(start, monkeypatch, eventually, caplog):
+    site = start(page=True)
+    folder = Path(os.environ["GRADIO_TEMP_DIR"])
+    head = (
+        "POST /gradio_api/upload HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9000000\r\n"
+        "Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\nContent-Disposition: "
+        'form-data; name="files"; filename="a.mp4"\r\n\r\n'
+    )
+    with socket.create_connection(("127.0.0.1", site.port)) as sending:
+        sending.sendall(head.encode() + bytes(3_000_000))
+        eventually(lambda: any(path.is_file() for path in folder.iterdir()))
+    with site.http() as http:
+        whole = {"files": ("a.mp4", b"whole")}
+        assert http.post("/gradio_api/upload", files=whole).status_code == 200
+        assert any(path.is_file() for path in folder.iterdir())  # it may be going on
+        monkeypatch.setattr("video_llama.server.web.mount._BROKEN_OFF", 0.0)
+        assert http.post("/gradio_api/upload", files=whole).status_code == 200
+    assert not any(path.is_file() for path in folder.iterdir())
+    assert "Traceback" not in caplog.text
 
 
 def test_uploads_are_bounded(start):

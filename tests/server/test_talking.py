@@ -66,6 +66,41 @@ def test_files_that_cannot_be_taken_are_told_without_their_path(talker, tmp_path
     assert "gone" not in str(caught.value)
 
 
+def test_a_content_is_kept_once_and_as_long_as_a_conversation_has_it(
+    talker, api, clip_path, png, tmp_path
+):
+    files, picture = api.server.files, tmp_path / "picture.png"
+    picture.write_bytes(png(colour="purple"))
+    before = len(files.list("page"))
+
+    def count() -> int:
+        return len(files.list("page")) - before
+
+    async def take(talk: Talk, *paths: Path) -> Turn:
+        return talk.ask("What?", await talker.take("page", paths))
+
+    one, other = Talk(), Talk()
+    for talk in (one, one, other):
+        asyncio.run(take(talk, clip_path))
+    asyncio.run(take(one, picture))
+    assert count() == 2
+    talker.forget(one)
+    assert one.turns == []
+    assert count() == 1
+    turn = other.last
+    files.remove("page", turn.media[0].id)  # expired, say
+
+    async def answer() -> None:
+        await all_of(talker.answer("page", other, WISHES))
+
+    asyncio.run(answer())
+    assert turn.state in ("answered", "cut")
+    assert count() == 1
+    talker.forget(other)
+    talker.forget(Talk())
+    assert count() == 0
+
+
 def test_how_answers_end(talker, api, monkeypatch):
     serving = api.server.serving
     api.slow_down(monkeypatch, 0.05)

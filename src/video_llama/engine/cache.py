@@ -62,7 +62,9 @@ class RowCache:
         self._flat = [layer.view(-1, shape.width) for layer in self.layers]
         heads = torch.arange(2 * rows * shape.heads, device=shape.device) * capacity
         # (R, 2H): where in `_flat` each head of each row begins.
-        self._firsts = heads.view(2, rows, shape.heads).transpose(0, 1).reshape(rows, -1)
+        self._firsts = (
+            heads.view(2, rows, shape.heads).transpose(0, 1).reshape(rows, 2 * shape.heads)
+        )
 
     def places(self, positions: torch.Tensor) -> torch.Tensor:
         """Positions (B) of the first B rows -> where `put_tokens` writes (B * 2H)."""

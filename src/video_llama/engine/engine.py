@@ -192,12 +192,18 @@ class Engine:
                 )
             self._open += 1
             self._new.append(job)
-            if self._thread is None:
+            # In a process that was forked just after an answer, the thread is none any more.
+            if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
                 self._thread.start()
                 _STARTED[self._thread] = weakref.ref(self)
             self._changed.notify_all()
         return job.handle
+
+    @property
+    def closing(self) -> bool:
+        """Whether it takes no more requests: `shutdown` was called."""
+        return self._closing
 
     def metrics(self) -> EngineMetrics:
         """Numbers of now; see `EngineMetrics`."""
@@ -233,7 +239,10 @@ class Engine:
             self._closing = True
             self._call_off = not drain
             self._changed.notify_all()
-            return self._changed.wait_for(lambda: self._open == 0, timeout)
+            ended = self._changed.wait_for(lambda: self._open == 0, timeout)
+            if self._thread is None:
+                self._release()
+            return ended
 
     # The thread
 
@@ -252,6 +261,8 @@ class Engine:
                 self._changed.wait_for(lambda: self._new or self._closing, LINGER)
                 if not self._new:
                     self._thread = None
+                    if self._closing:
+                        self._release()
                     return False
             self._scheduler.waiting.extend(self._new)
             self._new = []
@@ -342,6 +353,12 @@ class Engine:
             device = self._cache.shape.device
             parts.append(self._model.get_input_embeddings()(torch.tensor(ids, device=device)))
         return torch.cat(parts)
+
+    def _release(self) -> None:
+        """Give back the memory, whoever still holds the engine: it has ended."""
+        self._kept.clear()
+        self._cache.resize(0, 0, live=0)
+        self._runner = TransformersRunner(self._model, self._cache)  # without copied weights
 
     def _grow(self) -> None:
         """Make room for one more token of everyone."""

@@ -38,6 +38,7 @@ class SourcePolicy:
         timeout: seconds that a connection may be idle.
         max_redirects: hops that are followed, each checked as the first one.
         max_download: bytes of one download; the limit `bytes` holds as well.
+        gone: set when nobody waits for a download any more; it ends where it is then.
     """
 
     allowed_hosts: frozenset[str] = frozenset()
@@ -45,6 +46,7 @@ class SourcePolicy:
     timeout: float = 10.0
     max_redirects: int = 3
     max_download: int = 256 * (1 << 20)
+    gone: threading.Event | None = None
 
 
 def fetch(url: str, limits: Limits, policy: SourcePolicy, deadline: Deadline) -> tuple[bytes, str]:
@@ -161,6 +163,8 @@ def _read_bounded(
         data += chunk
         bound.check_bytes(len(data), name)
         deadline.check()
+        if policy.gone is not None and policy.gone.is_set():
+            raise MediaNotFoundError("nobody waits for this download any more")
     deadline.check()  # the same of a body
     if len(data) < announced:
         raise MediaNotFoundError(f"{host} sent {len(data):,} of {announced:,} bytes")

@@ -79,7 +79,7 @@ def make_app(
     _add_state(app, serving)
     _add_chat(app, serving, started, bearer)
     _add_files(app, files, bearer)
-    app.add_middleware(Guard, policy=guard)
+    app.add_middleware(Guard, policy=guard, closing=lambda: serving.closing)
     app.add_middleware(Counted, metrics=serving.metrics)  # around all others
     return app
 

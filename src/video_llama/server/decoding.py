@@ -26,6 +26,7 @@ from video_llama.attachment import MediaOptions, ReadMedium, read
 from video_llama.errors import (
     BusyError,
     CorruptMediaError,
+    MediaError,
     MediaLimitError,
     OptionError,
     VideoLlamaError,
@@ -77,7 +78,8 @@ class DecodingPool:
         self.replaced = 0
         self._closed = False
         self._lock = threading.Lock()
-        self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+        # None stands for a process that is still to be started.
+        self._idle: queue.SimpleQueue[_Worker | None] = queue.SimpleQueue()
         self._all: set[_Worker] = set()
         for _ in range(workers):
             self._idle.put(self._start())
@@ -104,7 +106,7 @@ class DecodingPool:
         Raises:
             MediaError: also when the decoder crashed, hung, or wanted too much memory.
             Cancelled: `gone` was set.
-            BusyError: the pool is closed.
+            BusyError: the pool is closed, or a process cannot be started now.
         """
         worker = self._take(gone)
         usable = False
@@ -138,18 +140,38 @@ class DecodingPool:
                 worker = self._idle.get(timeout=_LOOK)
             except queue.Empty:
                 continue
-            if worker.process.is_alive():
+            if worker is not None and worker.process.is_alive():
                 return worker
-            self._give_back(worker, usable=False)  # it died with nothing to do
+            if worker is not None:
+                self._retire(worker)  # it died with nothing to do
+            return self._replace()
+
+    def _replace(self) -> "_Worker":
+        """A new process in the place that was taken; without one the place is free again."""
+        started = None
+        try:
+            started = self._start()
+        except OSError as error:  # no more descriptors, processes or memory just now
+            _LOG.error("no decoder can be started: %s", error.strerror)
+            raise BusyError("no decoder can be started now; ask again in a moment") from None
+        finally:
+            if started is None:
+                self._idle.put(None)
+        return started
 
     def _give_back(self, worker: "_Worker", usable: bool) -> None:
-        if not usable:
-            with self._lock:
-                self._all.discard(worker)
-                self.replaced += not self._closed
-            worker.end()
-            worker = self._start()
-        self._idle.put(worker)
+        if usable:
+            self._idle.put(worker)
+            return
+        self._retire(worker)
+        with contextlib.suppress(BusyError):  # logged, and tried again by who needs it
+            self._idle.put(self._replace())
+
+    def _retire(self, worker: "_Worker") -> None:
+        with self._lock:
+            self._all.discard(worker)
+            self.replaced += not self._closed
+        worker.end()
 
     def _start(self) -> "_Worker":
         worker = _Worker(self._context, self._processor, self._memory)
@@ -186,10 +208,15 @@ class _Worker:
             MediaLimitError: none came in time.
             CorruptMediaError: the process ended.
             Cancelled: nobody waits any more.
+            BusyError: the process did not come up; that is no fault of the medium.
         """
         if not self._up:
-            with self._watched(_STARTING, gone):
-                self.connection.recv_bytes(_HEAD)
+            try:
+                with self._watched(_STARTING, gone):
+                    self.connection.recv_bytes(_HEAD)
+            except MediaError:
+                _LOG.error("a decoder did not come up; it ended with %s", self.process.exitcode)
+                raise BusyError("a decoder did not come up; ask again in a moment") from None
             self._up = True
         with self._watched(seconds, gone):
             self.connection.send_bytes(pickle.dumps(job, protocol=pickle.HIGHEST_PROTOCOL))
@@ -267,14 +294,15 @@ def _work(connection: Connection, processor: bytes, memory: int) -> None:
     torch.set_num_threads(1)
     _limit_memory(memory)
     own = pickle.loads(processor)  # from the server itself
-    connection.send_bytes(b"up")
+    with contextlib.suppress(OSError):
+        connection.send_bytes(b"up")
     while True:
         try:
             source, options = pickle.loads(connection.recv_bytes())
-        except EOFError:
+        except (EOFError, OSError):  # the server is gone
             return
         reply = _reply(source, options, own)
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(OSError):
             connection.send_bytes(reply)
         if reply[:1] in (_MEMORY, _FAULT):
             return

@@ -10,6 +10,7 @@ import math
 import os
 import re
 import stat
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -114,23 +115,28 @@ class MediaGate:
         self.policy = policy
         self.files = files
 
-    def open(self, kind: Kind, place: str, *, owner: str = "") -> Opened:
+    def open(
+        self, kind: Kind, place: str, *, owner: str = "", gone: threading.Event | None = None
+    ) -> Opened:
         """Let a source in.
 
         Args:
             kind: of the part of a message that names it.
             place: a data: URL, an http(s) or file: URL, or the id of an uploaded file.
             owner: whose uploaded files may be meant.
+            gone: set when nobody waits for it any more: then a download ends where it is.
 
         Raises:
             MediaError: one of its kinds; the message tells nothing the asker did not know.
             Refusal: there is no such uploaded file.
         """
         limits = self.policy.limits[kind]
-        source = self._read(kind, place, limits, owner)
+        source = self._read(kind, place, limits, owner, gone)
         return Opened(source, digest(source), limits)
 
-    def _read(self, kind: Kind, place: str, limits: Limits, owner: str) -> bytes | FrameFiles:
+    def _read(
+        self, kind: Kind, place: str, limits: Limits, owner: str, gone: threading.Event | None
+    ) -> bytes | FrameFiles:
         if place.startswith(FILE_PREFIX) and self.files is not None:
             return self.files.read(owner, place, limits)
         match = _SCHEME.match(place)
@@ -138,7 +144,7 @@ class MediaGate:
         if scheme == "data":
             return _content(place, limits, SourcePolicy())
         if scheme in ("http", "https"):
-            return self._fetch(kind, place, limits)
+            return self._fetch(kind, place, limits, gone)
         if scheme == "file":
             return self._read_local(place, limits)
         raise ForbiddenSourceError(
@@ -146,10 +152,13 @@ class MediaGate:
             "id of an uploaded file"
         )
 
-    def _fetch(self, kind: Kind, address: str, limits: Limits) -> bytes | FrameFiles:
+    def _fetch(
+        self, kind: Kind, address: str, limits: Limits, gone: threading.Event | None
+    ) -> bytes | FrameFiles:
         seconds = self.policy.fetch_seconds[kind]
+        sources = replace(self.policy.sources, gone=gone)
         try:
-            return _content(address, replace(limits, deadline=seconds), self.policy.sources)
+            return _content(address, replace(limits, deadline=seconds), sources)
         except ForbiddenSourceError:
             # A redirect's target, or where a name leads, is nothing the asker need learn.
             raise ForbiddenSourceError(

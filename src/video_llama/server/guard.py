@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import hmac
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from video_llama.server.refusal import Refusal, busy, too_large
+from video_llama.server.refusal import Refusal, busy, closing, too_large
 from video_llama.server.web.door import LOGIN, Door, mark_of
 
 OPEN_PATHS = frozenset({"/health"})
@@ -24,6 +24,7 @@ UPLOAD_PATHS = frozenset({"/v1/files", "/gradio_api/upload"})
 MEGABYTE = 1 << 20
 # Of a body that is refused, what is read all the same; see `_drain`.
 DRAINED_BYTES, DRAINED_SECONDS = 16 * MEGABYTE, 2.0
+_LOOK = 0.5  # seconds between looks at whether the server is about to end
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,19 @@ class RefusedBody(HTTPException):
 
 
 class Guard:
-    """The middleware. `scope["state"]["owner"]` becomes a mark of the key that was used."""
+    """The middleware. `scope["state"]["owner"]` becomes a mark of the key that was used.
 
-    def __init__(self, app: ASGIApp, policy: GuardPolicy) -> None:
+    Args:
+        app: what is behind it.
+        policy: who is let in.
+        closing: tells whether the server is about to end: bodies are not waited for any more.
+    """
+
+    def __init__(
+        self, app: ASGIApp, policy: GuardPolicy, closing: Callable[[], bool] = lambda: False
+    ) -> None:
         self._app = app
+        self._closing = closing
         self._policy = policy
         self._keys = [mark_of(key) for key in policy.keys]
         self._door = Door(self._keys) if policy.keys and policy.page else None
@@ -150,13 +160,7 @@ class Guard:
         async def bounded() -> Message:
             if not state["more"]:
                 return await receive()  # that the asker has gone, whenever
-            try:
-                async with asyncio.timeout_at(end):
-                    message = await receive()
-            except TimeoutError:
-                seconds = self._policy.body_seconds
-                words = f"the request did not arrive within {seconds:g} seconds"
-                raise RefusedBody(Refusal(408, words, code="too_slow")) from None
+            message = await self._arrived(receive, end)
             count = len(message.get("body", b""))
             state["bytes"] += count
             self._held[limit] += count
@@ -171,6 +175,19 @@ class Guard:
             yield bounded
         finally:
             self._held[limit] -= state["bytes"]
+
+    async def _arrived(self, receive: Receive, end: float) -> Message:
+        """The next part of a body; it is not waited for beyond `end`, nor by a server that ends."""
+        loop = asyncio.get_running_loop()
+        while not self._closing():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(min(end, loop.time() + _LOOK)):
+                    return await receive()
+            if loop.time() >= end:
+                seconds = self._policy.body_seconds
+                words = f"the request did not arrive within {seconds:g} seconds"
+                raise RefusedBody(Refusal(408, words, code="too_slow"))
+        raise RefusedBody(closing())
 
 
 def _is_upload(scope: Scope) -> bool:

@@ -7,7 +7,7 @@ because clients send them unasked.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 MAX_MESSAGES = 256
 MAX_TEXT = 1_000_000  # characters of one text
@@ -192,6 +192,18 @@ Stop = Annotated[str, Field(min_length=1, max_length=256)]
 class ChatRequest(Strict):
     """The body of POST /v1/chat/completions."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _asks_for_nothing(cls, given: Any) -> Any:
+        """Some clients write every field out, null where nothing is asked for."""
+        if not isinstance(given, dict):
+            return given
+        return {
+            name: value
+            for name, value in given.items()
+            if value is not None or name in cls.model_fields
+        }
+
     model: Annotated[str, Field(max_length=512)]
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: Annotated[int | None, Field(ge=1, le=1_000_000)] = None
@@ -213,6 +225,7 @@ class ChatRequest(Strict):
     presence_penalty: Annotated[float | None, Field(ge=0, le=0)] = None
     frequency_penalty: Annotated[float | None, Field(ge=0, le=0)] = None
     user: Annotated[str | None, Field(max_length=512)] = None
+    store: Literal[False] | None = None
 
 
 # Responses

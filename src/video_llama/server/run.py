@@ -7,6 +7,7 @@ import io
 import logging
 import signal
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
@@ -80,10 +81,14 @@ class Server:
 
     def __init__(self, assistant: VideoLlama, policy: ServerPolicy) -> None:
         self.policy = policy
-        self.files = FileStore(policy.storage)
-        self.decoders = DecodingPool(
-            assistant.processor, workers=policy.decoders, memory=policy.decoder_bytes
-        )
+        self._served = False
+        with contextlib.ExitStack() as made:
+            self._make(assistant, policy, made)
+            made.pop_all()
+
+    def _make(
+        self, assistant: VideoLlama, policy: ServerPolicy, made: contextlib.ExitStack
+    ) -> None:
         cache_bytes, kept_bytes = _shares(assistant.model.device)
         self.engine = assistant.make_engine(
             slots=policy.slots,
@@ -91,6 +96,13 @@ class Server:
             cache_bytes=cache_bytes if policy.cache_bytes is None else policy.cache_bytes,
             kept_bytes=kept_bytes if policy.kept_bytes is None else policy.kept_bytes,
         )
+        made.callback(self.engine.shutdown, drain=False)
+        self.files = FileStore(policy.storage)
+        made.callback(self.files.close)
+        self.decoders = DecodingPool(
+            assistant.processor, workers=policy.decoders, memory=policy.decoder_bytes
+        )
+        made.callback(self.decoders.close)
         assistant.engine = self.engine  # one for conversations of this process, too
         self.serving = Serving(
             assistant,
@@ -107,6 +119,12 @@ class Server:
             lifespan=self._lifespan,
         )
         self._page = self._mount_page(assistant) if policy.page else None
+
+    def claim(self) -> None:
+        """Note that it is being served. Raises OptionError if it has been already."""
+        if self._served:
+            raise OptionError("this server has ended; make a new one")
+        self._served = True
 
     def close(self) -> None:
         """End everything; what still runs is cut off."""
@@ -212,7 +230,13 @@ def serve(server: Server, host: str, port: int, listening: Callable[[str], None]
 
     Raises:
         OSError: the port is taken, or the host is not this machine.
+        OptionError: this is not the main thread, which alone hears signals, or the server has been
+            served already: make a new one.
     """
+    if threading.current_thread() is not threading.main_thread():
+        server.close()
+        raise OptionError("a server is run by the main thread, which alone hears signals")
+    server.claim()
     config = uvicorn.Config(
         server.app,
         timeout_graceful_shutdown=int(server.policy.drain_seconds),

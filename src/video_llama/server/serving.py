@@ -236,7 +236,7 @@ class Serving:
                 for number, reference in enumerate(conversation.media):
                     show = None if look is None else look.show(number)
                     attachments.append(await self._attach(reference, request, owner, gone, show))
-                write = partial(self._write, conversation, attachments, options)
+                write = partial(self._write, conversation, attachments, options, gone)
                 prompt, options = await _in_thread(self._quick, write)
             embed = partial(_embed, prompt, self._assistant, attachments)
             for number in range(request.n or 1):
@@ -340,7 +340,12 @@ class Serving:
         if gone.is_set():
             raise Cancelled
         started = time.perf_counter()
-        opened = self._gate.open(reference.kind, reference.place, owner=owner)
+        try:
+            opened = self._gate.open(reference.kind, reference.place, owner=owner, gone=gone)
+        except MediaError:
+            if gone.is_set():  # a download was given up
+                raise Cancelled from None
+            raise
         self._observe("open", time.perf_counter() - started)
         return opened
 
@@ -384,9 +389,13 @@ class Serving:
         conversation: Conversation,
         attachments: list[Attachment],
         options: GenerationOptions,
+        gone: threading.Event,
     ) -> tuple[Prompt, GenerationOptions]:
         """The prompt, and options that say how long its answer may be."""
+        if gone.is_set():
+            raise Cancelled
         processor = self._assistant.processor
+        self._assistant.check_length(conversation.turns, conversation.system)
         prompt = write_prompt(conversation.turns, conversation.system, attachments, processor)
         room = self._assistant.room(len(prompt.keys), options.max_new_tokens)
         return prompt, replace(options, max_new_tokens=room)

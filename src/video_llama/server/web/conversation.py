@@ -49,12 +49,14 @@ class Medium:
         name: that it came with.
         shown: where the page has it, for people.
         digest: SHA-256 of its content.
+        owner: whose it is.
     """
 
     id: str
     name: str
     shown: str
     digest: str
+    owner: str = ""
 
 
 @dataclass(frozen=True)

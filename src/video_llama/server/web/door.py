@@ -22,6 +22,7 @@ from video_llama.server.web.texts import Language, language_of
 LOGIN = "/login"
 COOKIE = "video_llama_session"
 _FORM_BYTES = 4096
+_PORTS = {"http": ":80", "https": ":443"}
 _MOST_SESSIONS = 10_000  # those opened first end
 
 # Nothing but this text, and a form that goes nowhere else.
@@ -83,7 +84,8 @@ class Door:
         A cookie comes along also when the page of another site asks, so that is looked at, too.
         """
         origin = headers.get("origin")
-        if origin is not None and _place_of(origin) != headers.get("host"):
+        host = headers.get("host", "")
+        if origin is not None and _place_of(origin) != _without_port(origin, host):
             return None
         if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
             return None
@@ -129,9 +131,14 @@ class Door:
 def _place_of(origin: str) -> str:
     """Host and port of an origin; nothing where it is none, as in "null" or "http://["."""
     try:
-        return urlsplit(origin).netloc
+        return _without_port(origin, urlsplit(origin).netloc)
     except ValueError:
         return ""
+
+
+def _without_port(origin: str, place: str) -> str:
+    """Without the port that goes without saying: a proxy may add it, a browser leaves it out."""
+    return place.removesuffix(_PORTS.get(origin.partition(":")[0].lower(), ""))
 
 
 async def _read_key(receive: Receive) -> str:

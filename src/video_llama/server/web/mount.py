@@ -5,8 +5,10 @@ named here is not there.
 """
 
 import asyncio
+import contextlib
 import os
 import re
+import time
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -16,6 +18,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import gradio as gr
 from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.routing import Match, Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -29,6 +32,7 @@ from video_llama.temporary_folder import TemporaryFolder
 
 _LOOK = 0.2  # seconds between looks at whether the server is about to end
 _UPLOAD = "/gradio_api/upload"
+_BROKEN_OFF = 300.0  # seconds without a byte after which an upload was broken off
 _GET = re.compile(
     r"/|/config|/theme\.css|/manifest\.json|/favicon\.ico|/(assets|static)/[^\\]*"
     r"|/gradio_api/(startup-events|theme\.css|queue/data|upload_progress|info)"
@@ -137,6 +141,7 @@ class _Bounded:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI has it."""
         if scope["path"].rstrip("/") == _UPLOAD:
+            await asyncio.to_thread(_remove_broken_off, self._uploads)
             taken = await asyncio.to_thread(_bytes_under, self._uploads)
             if taken > self._most:
                 raise storage_full()
@@ -152,12 +157,24 @@ class _Bounded:
                 headers["Referrer-Policy"] = "no-referrer"
             await send(message)
 
-        await self._app(scope, receive, send_with_policy)
+        with contextlib.suppress(ClientDisconnect):
+            await self._app(scope, receive, send_with_policy)
 
 
 def _is_page(method: str, path: str) -> bool:
     pattern = {"GET": _GET, "HEAD": _GET, "POST": _POST}.get(method)
     return pattern is not None and pattern.fullmatch(path) is not None
+
+
+def _remove_broken_off(uploads: Path) -> None:
+    """Uploads that ended before they were whole: gradio knows nothing of them any more.
+
+    Whole ones lie in folders; one that goes on is written to all the time.
+    """
+    for path in uploads.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if path.is_file() and time.time() - path.stat().st_mtime > _BROKEN_OFF:
+                path.unlink()
 
 
 def _bytes_under(folder: Path) -> int:

@@ -1,5 +1,6 @@
 """The page: how it looks, and what happens when something is pressed."""
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -9,6 +10,7 @@ from typing import Any
 
 import gradio as gr
 
+from video_llama.server.protocol import MAX_TEXT
 from video_llama.server.refusal import Refusal
 from video_llama.server.web.conversation import (
     MAX_LENGTH,
@@ -30,8 +32,6 @@ _SWEEP = 600  # seconds between two looks for old uploads
 # What may mean something in Markdown or HTML: wherever it stands, and at the beginning of a line.
 _MARKS = re.compile(r"([\\`*_\[\]<>&~|$])")
 _FIRST_MARKS = re.compile(r"^(\s*\d*)([#+=.)-])", re.MULTILINE)
-# Kinds of files that are offered first when a person looks for one; the gate looks at content.
-_TYPES = ["image", "video", "audio", ".mkv", ".ts", ".flv", ".opus"]
 
 CSS = """
 footer, #conversation .icon-button-wrapper {display: none !important}
@@ -74,7 +74,7 @@ class Page:
         self.blocks.queue(default_concurrency_limit=None, api_open=False)
 
     def _lay_out(self, texts: Texts, frames: int) -> None:
-        self._talk = gr.State(Talk())
+        self._talk = gr.State(Talk(), delete_callback=self._talker.forget)
         with gr.Row(equal_height=True):
             self._title = gr.Markdown(_title(texts))
             self._language = gr.Radio(
@@ -99,8 +99,9 @@ class Page:
             placeholder=texts.ask,
             show_label=False,
             sources=["upload", "microphone"],
+            # Of any name: what a file is its content tells, at the gate.
             file_count="multiple",
-            file_types=_TYPES,
+            max_plain_text_length=MAX_TEXT,  # a longer text that is pasted becomes a file
             elem_id="question",
             autofocus=True,
         )
@@ -196,7 +197,7 @@ class Page:
         ) -> AsyncIterator[list[Any]]:
             texts, wanted = TEXTS[language], Wishes.of(*wishes)
             question = texts.sample_questions[number]
-            talk.turns.clear()
+            await asyncio.to_thread(self._talker.forget, talk)
             paths = [SAMPLES / name]
             async for step in self._begin(question, paths, talk, texts, wanted, request):
                 yield step
@@ -253,7 +254,7 @@ class Page:
         return [_messages(talk, TEXTS[language]), gr.skip(), *_buttons(talk)]
 
     def _cleared(self, talk: Talk) -> list[Any]:
-        talk.turns.clear()
+        self._talker.forget(talk)
         return [[], {"text": "", "files": []}, *_buttons(talk)]
 
     def _add_recording(self, asked: dict[str, Any], recorded: str | None) -> dict[str, Any]:

@@ -5,12 +5,15 @@ decoders, and the question takes one of the server's places.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import logging
+import threading
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -45,6 +48,9 @@ class Talker:
         self._serving = serving
         self._processor = processor
         self._seen = SeenMedia()
+        self._lock = threading.Lock()
+        self._ids: dict[tuple[str, str], str] = {}  # by owner and digest
+        self._users: Counter[tuple[str, str]] = Counter()  # places of conversations that have it
 
     async def take(self, owner: str, paths: Sequence[Path]) -> tuple[Medium, ...]:
         """Uploaded files, as media of a conversation.
@@ -60,8 +66,47 @@ class Talker:
     def _take(self, owner: str, path: Path) -> Medium:
         with path.open("rb") as content:
             digest = hashlib.file_digest(content, "sha256").hexdigest()
-            stored = self.files.add(owner, content, path.name, "user_data")
-        return Medium(stored.id, path.name, str(path), digest)
+        medium = Medium("", path.name, str(path), digest, owner)
+        medium = replace(medium, id=self._kept(medium))
+        with self._lock:
+            self._users[owner, digest] += 1
+        return medium
+
+    def _kept(self, medium: Medium) -> str:
+        """The id of a file in the store: a content is kept once, and again if it has expired."""
+        key = medium.owner, medium.digest
+        with self._lock:
+            known = self._ids.get(key)
+        if known is not None:
+            with contextlib.suppress(Refusal):
+                return self.files.get(medium.owner, known).id
+        with Path(medium.shown).open("rb") as content:
+            stored = self.files.add(medium.owner, content, medium.name, "user_data")
+        with self._lock:
+            self._ids[key] = stored.id
+        return stored.id
+
+    def _renew(self, talk: Talk) -> None:
+        """What has expired in the store since it was dropped, but not on the page."""
+        for turn in talk.turns:
+            with contextlib.suppress(FileNotFoundError):  # there neither: the gate says so
+                turn.media = tuple([replace(one, id=self._kept(one)) for one in turn.media])
+
+    def forget(self, talk: Talk) -> None:
+        """End a conversation: files that no other one has are kept no longer."""
+        media = [medium for turn in talk.turns for medium in turn.media]
+        talk.turns.clear()
+        for medium in media:
+            key = medium.owner, medium.digest
+            with self._lock:
+                self._users[key] -= 1
+                unused = self._users[key] <= 0
+                if unused:
+                    del self._users[key]
+                    self._ids.pop(key, None)
+            if unused:
+                with contextlib.suppress(Refusal):  # it has expired
+                    self.files.remove(medium.owner, medium.id)
 
     async def answer(self, owner: str, talk: Talk, wishes: Wishes) -> AsyncGenerator[None]:
         """Answer the last question of a conversation; a step whenever there is more to see.
@@ -89,6 +134,7 @@ class Talker:
         yield
 
     async def _answer(self, owner: str, talk: Talk, wishes: Wishes) -> AsyncGenerator[None]:
+        await asyncio.to_thread(self._renew, talk)
         # All of it now: while it is answered, the conversation may get another question.
         turn, looking = talk.turns[-1], self._look(talk, wishes)
         request = talk.request(self._serving.policy.name, wishes)
