@@ -30,6 +30,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self._redirect("http://169.254.169.254/latest/meta-data")
         elif self.path == "/local":
             self._redirect("file:///etc/passwd")
+        elif self.path == "/umlaut":
+            self._redirect("/köln.mp4".encode().decode("latin-1"))
+        elif self.path == "/k%C3%B6ln.mp4":
+            self._send(CLIP)
         elif self.path == "/round":
             self._redirect("/round")
         elif self.path == "/cut":
@@ -96,6 +100,10 @@ def test_an_allowed_host_is_read(host: str, policy: SourcePolicy) -> None:
         clip = load_media(f"http://{host}/{path}", policy=policy)
         assert clip.frames.shape[0] == 5
         assert clip.info.name == "clip.mp4"
+
+
+def test_a_redirect_to_a_name_beyond_ascii(host: str, policy: SourcePolicy) -> None:
+    assert load_media(f"http://{host}/umlaut", policy=policy).info.name == "köln.mp4"
 
 
 @pytest.mark.parametrize("path", ["away", "local", "round"])

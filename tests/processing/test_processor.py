@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -77,6 +78,13 @@ def test_nothing_usable_is_an_error(processor, tokenizer, clip):
     with pytest.raises(UnsupportedMediaError, match="no audio branch"):
         deaf.apply_chat_template(asked("video"), clips=[clip("audio")])
     assert "input_features" not in deaf.apply_chat_template(asked("video"), clips=[clip()])
+
+
+def test_a_clip_of_another_rate_is_resampled(processor, clip):
+    made = clip("audio")
+    slow = replace(made, sound=made.sound[:, ::2], sound_rate=8000)
+    heard = processor.clip_to_input_features(slow)
+    assert heard.shape == processor.clip_to_input_features(made).shape
 
 
 def test_rows_of_media_follow_their_runs(processor, clip):

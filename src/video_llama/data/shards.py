@@ -134,9 +134,10 @@ def shard_paths(pattern: str) -> list[Path]:
             paths += found
     missing = [path.name for path in paths if not path.is_file()]
     if missing or not paths:
-        lacking = f"{', '.join(missing[:3])} of {len(paths)}" if missing else "any"
+        lacking = f"{', '.join(missing[:3])} of {len(paths)}" if missing else ""
+        told = f"there is no shard {lacking}" if missing else "there is no .tar file"
         raise DataError(
-            f"{pattern}: there is no shard {lacking}; give a folder of .tar files, "
+            f"{pattern}: {told}; give a folder of .tar files, "
             "or a pattern such as shards/train-{000..012}.tar or shards/*.tar"
         )
     return paths

@@ -68,7 +68,7 @@ def fetch(url: str, limits: Limits, policy: SourcePolicy, deadline: Deadline) ->
                 answer = connection.getresponse()
                 deadline.check()  # a header that was cut reads as one that ended
                 if answer.status in _REDIRECTS and answer.headers.get("Location"):
-                    url = urljoin(url, answer.headers["Location"])
+                    url = urljoin(url, _as_written(answer.headers["Location"]))
                     continue
                 if answer.status != http.client.OK:
                     raise MediaNotFoundError(f"{host} answers {answer.status} for this address")
@@ -114,6 +114,14 @@ def _connection(
 def _cut(connected: socket.socket) -> None:
     with contextlib.suppress(OSError):
         connected.shutdown(socket.SHUT_RDWR)
+
+
+def _as_written(header: str) -> str:
+    """A header of bytes beyond ASCII: http.client takes them for Latin-1, servers mean UTF-8."""
+    try:
+        return header.encode("latin-1").decode("utf-8")
+    except ValueError:
+        return header
 
 
 def _target(parts: SplitResult) -> str:

@@ -12,7 +12,8 @@ import torch
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
 from video_llama.errors import OptionError, PromptError
-from video_llama.media.clip import MediaClip
+from video_llama.media.clip import SOUND_RATE, MediaClip
+from video_llama.media.resample import resample
 from video_llama.processing.conversation import MediaPart, Message, parse_conversation
 from video_llama.processing.frames import IMAGE_MEAN, IMAGE_STD, frames_to_pixel_values
 from video_llama.processing.media_inputs import describe_part, require_media, stack_frames
@@ -273,6 +274,8 @@ class VideoLlamaProcessor(ProcessorMixin):
     def clip_to_input_features(self, clip: MediaClip) -> torch.Tensor:
         """Its sound, float32 (C, 1, M, F)."""
         sound = torch.from_numpy(require_media(clip.sound, clip, "sound"))
+        if clip.sound_rate != SOUND_RATE:  # a clip that somebody else has made
+            sound = resample(sound, clip.sound_rate, SOUND_RATE)
         return sound_to_clips(sound, self.mel_settings, channels=self.sound_channels)
 
     def decode_answer(self, ids: Sequence[int]) -> str:
