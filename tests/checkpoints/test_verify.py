@@ -80,10 +80,12 @@ def test_a_published_set_with_a_broken_tokenizer_is_reported(published):
     assert failures(verify(published.folder))
 
 
-def test_devices_that_compute_nothing():
-    for device in (None, "meta", "nosuch"):
+def test_devices_that_compute_nothing(ours):
+    for device in (None, "nosuch"):
         with pytest.raises(OptionError, match="device"):
             choose_device(device)
+    with pytest.raises(OptionError, match="meta computes nothing"):
+        load_model(ours, device="meta")
 
 
 def test_a_published_set(published):

@@ -65,6 +65,8 @@ def load_model(
         put_in(model, read_trained(directory), part.lora_scale)
         return model
     target = choose_device(device)
+    if target.type == "meta":
+        raise OptionError("the device meta computes nothing; give 'auto', 'cpu', or another")
     config = read_config(directory)
     _require_weights(directory)
     try:
@@ -174,8 +176,6 @@ def choose_device(device: str | torch.device) -> torch.device:
         raise OptionError(
             f"the device {device!s} is not there; give 'auto', 'cpu', or one that is"
         ) from error
-    if chosen.type == "meta":
-        raise OptionError("the device meta computes nothing; give 'auto', 'cpu', or another")
     return chosen
 
 
