@@ -133,6 +133,7 @@ def test_a_decoder_that_is_killed_is_a_422_and_nothing_else(
 
 
 def test_a_full_queue_is_a_429_with_a_time(small, ask, monkeypatch, eventually):
+    before = small.server.serving.state()["completion_tokens_total"]
     small.slow_down(monkeypatch)
     connections = [post(small, ask(**LONG, stream=True)) for _ in range(3)]
     eventually(lambda: small.open_requests() == 3)
@@ -152,6 +153,8 @@ def test_a_full_queue_is_a_429_with_a_time(small, ask, monkeypatch, eventually):
     for connection in connections[1:]:
         connection.close()
     eventually(lambda: small.open_requests() == 0)
+    # Nobody has waited for an end, and the work was done.
+    assert small.server.serving.state()["completion_tokens_total"] > before
 
 
 def test_more_choices_than_there_are_places_for_are_refused_for_good(small, ask):

@@ -23,7 +23,6 @@ class Metrics:
     Attributes:
         requests: answers by the status they had; 499 where the asker went away first.
         first_token, between_tokens: seconds.
-        prompt_tokens, reused_tokens, completion_tokens: of all answers.
         media_seconds: by step: "open" (fetch, read, checksum), "decode", "encode".
         media_failures: by cause, the code of the refusal.
     """
@@ -45,9 +44,6 @@ class Metrics:
         self.between_tokens = histogram(
             "time_between_pieces_seconds", "Between two pieces of an answer."
         )
-        self.prompt_tokens = counter("prompt_tokens", "Tokens of prompts.")
-        self.reused_tokens = counter("reused_tokens", "Tokens of prompts that were kept.")
-        self.completion_tokens = counter("completion_tokens", "Tokens of answers.")
         self.media_seconds = histogram("media_seconds", "Time for a medium, by step.", "step")
         self.media_failures = counter("media_failures", "Media refused, by cause.", "cause")
 
@@ -116,6 +112,9 @@ _WORDS = {
     "requests_open": "Chat requests that have a place, whatever they are at.",
     "requests_running": "Answers that the model writes now.",
     "requests_waiting": "Answers that wait for the model.",
+    "prompt_tokens_total": "Tokens of prompts.",
+    "reused_tokens_total": "Tokens of prompts that were kept.",
+    "completion_tokens_total": "Tokens of answers, those that nobody waited for among them.",
     "files_bytes": "Bytes of uploaded files.",
     "feature_cache_hits_total": "Media that were known already.",
     "feature_cache_misses_total": "Media that had to be decoded and encoded.",

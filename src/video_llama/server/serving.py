@@ -139,7 +139,6 @@ class Reply:
                 now = time.perf_counter()
                 if isinstance(event, Finished):
                     left -= 1
-                    self._count(event)
                     if event.reason == "cancelled":
                         raise closing()
                     if event.reason == "deadline" and not event.usage.completion_tokens:
@@ -163,11 +162,6 @@ class Reply:
             for handle in self.handles:
                 handle.cancel()
             self._close()
-
-    def _count(self, end: Finished) -> None:
-        self._metrics.prompt_tokens.inc(end.usage.prompt_tokens)
-        self._metrics.reused_tokens.inc(end.usage.reused_tokens)
-        self._metrics.completion_tokens.inc(end.usage.completion_tokens)
 
 
 class Serving:
@@ -210,6 +204,10 @@ class Serving:
             "requests_open": self._open,
             "requests_running": engine.running,
             "requests_waiting": engine.waiting,
+            # Of the engine: answers whose askers have gone took as much work.
+            "prompt_tokens_total": engine.prompt_tokens,
+            "reused_tokens_total": engine.reused_tokens,
+            "completion_tokens_total": engine.generated_tokens,
             "files_bytes": files.taken if files is not None else 0,
             "feature_cache_hits_total": self._assistant.media.hits,
             "feature_cache_misses_total": self._assistant.media.misses,
