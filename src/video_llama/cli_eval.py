@@ -187,6 +187,8 @@ def _run(
             progress=_progress(task.name),
         )
         print_warnings(f"{task.name}: {note}" for note in questions.found.notes)
+        if judge and not task.open_answers:
+            print_warnings([f"{task.name} has no open answers; the judge is not asked about it"])
         if show:
             write(result_text(result), sys.stdout)
         results.append(result)

@@ -271,3 +271,44 @@ def test_real_shards(media_dir):
     assert len(rows) == 80
     assert rows[3].media()[0][0] == "audio"
     assert rows[3].media()[0][1].startswith(b"OggS")
+
+
+def test_a_member_that_comes_again_begins_another_sample(tmp_path):
+    members = [("1.jpg", b"one"), ("1.txt", b"cap one"), ("1.jpg", b"two"), ("1.txt", b"cap two")]
+    rows = open_shards("joined", str(write_tar(tmp_path / "joined.tar", members)))
+    assert len(rows) == 2
+    for number, (picture, caption) in enumerate(((b"one", "cap one"), (b"two", "cap two"))):
+        assert rows[number].media() == [("image", picture)]
+        assert rows[number].answers == (caption,)
+    members = [("1.jpg", b"one"), ("1.JPG", b"two"), ("1.txt", b"cap")]
+    rows = open_shards("twice", str(write_tar(tmp_path / "twice.tar", members)))
+    assert "has no text" in fault(rows)
+    assert rows[1].media() == [("image", b"two")]
+
+
+def test_media_are_in_the_order_of_their_numbers(tmp_path):
+    turns = [
+        {"from": "human", "value": "<image>" * 12 + "What?"},
+        {"from": "gpt", "value": "Twelve."},
+    ]
+    media = sorted((f"s.{number}.jpg", f"{number}".encode()) for number in range(12))
+    path = write_tar(tmp_path / "s.tar", [*media, ("s.json", {"conversations": turns})])
+    sample = open_shards("s", str(path))[0]
+    assert [content for _, content in sample.media()] == [str(n).encode() for n in range(12)]
+
+
+def test_one_caption_is_about_one_picture(tmp_path):
+    pictures = [("x.0.jpg", b"a"), ("x.1.jpg", b"b")]
+    rows = open_shards("x", str(write_tar(tmp_path / "x.tar", [*pictures, ("x.txt", b"a dog")])))
+    assert "x has 2 image members and one caption" in fault(rows)
+    named = ("x.json", {"caption": "a dog", "image": "0.jpg"})
+    rows = open_shards("x", str(write_tar(tmp_path / "y.tar", [*pictures, named])))
+    assert rows[0].media() == [("image", b"a")]
+
+
+def test_captions_in_text_files_are_utf_8(tmp_path):
+    members = [("a.jpg", b"1"), ("a.txt", b"\xef\xbb\xbfa dog"), ("b.jpg", b"2")]
+    members.append(("b.txt", b"\xff\xfe\x00bad"))
+    rows = open_shards("t", str(write_tar(tmp_path / "t.tar", members)))
+    assert rows[0].answers == ("a dog",)
+    assert "b.txt" in fault(rows, 1) or "its .txt is not text in UTF-8" in fault(rows, 1)

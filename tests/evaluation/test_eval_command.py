@@ -122,6 +122,13 @@ def test_a_judge_that_cannot_be_read(judged, endpoint):
     assert "judge m: accuracy -, score - of 5, 1 unreadable" in out
 
 
+def test_a_judge_is_not_asked_where_it_could_not_help(run, data, tiny_model_dir, endpoint):
+    reading = ("-m", tiny_model_dir, "--data", data, "--max-new-tokens", 4, "--out", "o")
+    status, _, err = run("pope", *reading, "--judge", endpoint.url, "--judge-model", "m")
+    assert status == 0
+    assert "pope has no open answers; the judge is not asked about it" in err
+
+
 @pytest.fixture
 def pope(run, data, tiny_model_dir):
     """Run `eval pope` after damaging its only picture, or adding questions about another one."""

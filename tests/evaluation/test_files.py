@@ -38,6 +38,9 @@ def test_a_missing_file_is_named(tmp_path):
         ('[{"a": 1}', "is no JSON"),
         ('{"a": 1}', "must hold a list"),
         ("[1]", r"x\.json#0: a row must be"),
+        ('[{"a": 1}, {"a": "what \\ud83d is it?"}]', r"x\.json#1: .* is half a character"),
+        ("[" * 100_000, "nested too deep"),
+        ("[" + "1" * 5000 + "]", "is no JSON"),
     ],
 )
 def test_json_that_does_not_fit(tmp_path, text, message):
@@ -63,6 +66,9 @@ def test_csv(tmp_path):
     assert [row["text"] for _, row in csv_rows(path, "file", "text")] == ["two\nlines, quoted"]
     with pytest.raises(DataError, match="no column 'answer'; it has file, text"):
         list(csv_rows(path, "answer"))
+    path.write_text('file,text\na.wav,"never closed' + "\nb.wav,x" * 30_000, encoding="utf-8")
+    with pytest.raises(DataError, match=r"x\.csv is no csv near line .* quote not closed"):
+        list(csv_rows(path, "file", "text"))
     path.write_text("file,text\na.wav\n", encoding="utf-8")
     with pytest.raises(DataError, match="too short"):
         list(csv_rows(path, "file", "text"))

@@ -131,6 +131,12 @@ def test_several_workers_keep_the_order(endpoint, judge):
         (f"<think>Is it {RIGHT} or", None),
         ('{"correct": "yes"} or {"correct": "no"}', None),
         ("", None),
+        ("correct: yes\nscore: 5.", Verdict(True, 5.0)),
+        ('{"correct": "yes", "score": 5.}', Verdict(True, 5.0)),
+        ('{"correct": "not sure", "score": 2}', None),
+        ('{"correct": "no sure answer"}', None),
+        ('{"correct": "nothing"}', None),
+        ('{"correct": "yesterday"}', None),
     ],
 )
 def test_reading_a_verdict(reply, verdict):

@@ -283,6 +283,10 @@ def test_mvbench(load, touch, write_json, tmp_path):
     write_json("json/my_own.json", [{**row, "answer": "Ran."}])
     with pytest.raises(DataError, match=r"my_own\.json#0: the answer 'Ran\.' is none"):
         load("mvbench")
+    write_json("json/action_sequence.json", [{**row, "start": float("nan")}])
+    with pytest.raises(DataError, match="'start' must be a number of seconds"):
+        load("mvbench")
+    (tmp_path / "json/action_sequence.json").unlink()
     write_json("json/my_own.json", [{**row, "candidates": ["Took the bag."]}])
     with pytest.raises(DataError, match="2 to 26 options"):
         load("mvbench")

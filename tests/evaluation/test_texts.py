@@ -54,6 +54,9 @@ def test_a_reference_of_yes_or_no_is_about_the_meaning():
         ("有，有一只狗。", "yes"),
         ("没有。", "no"),
         ("不是。", "no"),
+        ("对不起，我看不到。", None),
+        ("对不起，没有。", "no"),
+        ("对，有。", "yes"),
     ],
 )
 def test_yes_or_no(answer, meant):
@@ -128,6 +131,33 @@ DIRECTIONS = ("left", "right", "up", "down")
 )
 def test_letters_before_an_explanation(answer, number):
     assert chosen_option(answer, DIRECTIONS) == number
+
+
+@pytest.mark.parametrize("letter", ["A", "B", "D"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Option {} is correct",
+        "The answer is {} because the man runs.",
+        "The answer is {} since it barks",
+        "Answer: {} because it barks",
+        "{} because it barks",
+        "The correct option is {} as shown",
+        "The answer is {} and not C",
+        "{} would be right",
+        "I choose option {} here",
+    ],
+)
+def test_an_answer_is_read_alike_wherever_the_right_option_stands(said, letter):
+    options = ("a dog", "a cat", "a bird", "nothing")
+    assert chosen_option(said.format(letter), options) == "ABCD".index(letter)
+
+
+@pytest.mark.parametrize(
+    "said", ["The answer is A dog.", "A would-be thief", "Option A is wrong.", "I would say so"]
+)
+def test_articles_are_still_no_letters(said):
+    assert chosen_option(said, ("one", "two", "three")) is None
 
 
 def test_i_is_seldom_an_option():

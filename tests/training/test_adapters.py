@@ -72,11 +72,26 @@ def test_an_adapter_goes_on_where_it_was(recipe, read_losses, tmp_path):
     assert (Path(again.output) / last).read_bytes() == (Path(whole.output) / last).read_bytes()
 
 
+def test_what_adapters_begin_with_follows_the_seed(recipe):
+    """Or processes would train models of their own, and a run begun again another one."""
+
+    def begun(seed: int) -> dict[str, torch.Tensor]:
+        torch.rand(7)  # whatever chance there was before
+        found = prepare(recipe(lora={"rank": 2}, seed=seed), CPU).model.named_parameters()
+        return {name: parameter for name, parameter in found if "lora_A" in name}
+
+    one, again, other = begun(0), begun(0), begun(1)
+    assert one
+    for name, parameter in one.items():
+        assert torch.equal(parameter, again[name])
+        assert not torch.equal(parameter, other[name])
+
+
 def test_an_adapter_that_learns_nothing_is_told(recipe, monkeypatch):
     add = adapters.add_lora
 
-    def add_dead(language_model, settings):
-        add(language_model, settings)
+    def add_dead(language_model, settings, seed):
+        add(language_model, settings, seed)
         for module in language_model.modules():
             if isinstance(module, LoraLayer):
                 module.scaling["default"] = 0.0

@@ -19,9 +19,16 @@ def test_presets_have_the_values_of_the_paper(name):
     assert (recipe.schedule, recipe.batch) == (stage.schedule, stage.batch)
     assert recipe.optimizer.weight_decay == 0.05
     assert recipe.optimizer.clip is None
+    assert recipe.media.max_length == (None if name.endswith("1") else 512)
     assert recipe.media.sampling == ("head_tail" if name.endswith("1") else "uniform")
     assert recipe.modality == "vision"
     assert recipe.captions == ("captions" if name.endswith("1") else "descriptions")
+
+
+def test_a_text_stays_as_it_was_written():
+    recipe = load_recipe("vision_stage1", ["output=1e-4", "name=1.10", "data.0.path=007"])
+    assert (recipe.output, recipe.name, recipe.data[0].path) == ("1e-4", "1.10", "007")
+    assert load_recipe("vision_stage1", ["schedule.peak=1e-4"]).schedule.peak == 1e-4
 
 
 @pytest.mark.parametrize("name", STAGES)

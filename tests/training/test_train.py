@@ -13,11 +13,12 @@ import torch
 from safetensors.torch import load_file
 
 from video_llama.chat import VideoLlama
-from video_llama.checkpoints.load import load_model
+from video_llama.checkpoints.load import load_model, load_processor
 from video_llama.errors import CheckpointError, DataError, OptionError, TrainingError
 from video_llama.training.checkpoint import Checkpoints, read_checkpoint
 from video_llama.training.export import export
 from video_llama.training.optim import make_optimizer
+from video_llama.training.prepare import prepare
 from video_llama.training.recipe import Recipe
 from video_llama.training.step import TrainingStep
 from video_llama.training.trainer import Outcome, train
@@ -111,6 +112,20 @@ def test_a_part_is_loaded_with_its_model(recipe, finished, pictures, tmp_path, t
     picture = pictures.parent / "1.png"
     answers = {one.ask(picture, "?", max_new_tokens=8) for one in (whole, part)}
     assert len(answers) == 1
+
+
+def test_the_next_stage_begins_with_what_a_part_keeps(recipe, finished, tiny_model_dir, tmp_path):
+    """In float32, whatever the model is kept in that it belongs to."""
+    base, target = tmp_path / "half", tmp_path / "part"
+    load_model(tiny_model_dir).half().save_pretrained(base)
+    load_processor(tiny_model_dir).save_pretrained(base)
+    last = read_checkpoint(finished / "checkpoints/step-00000010")
+    export(recipe(**{"export.kind": "part", "model.path": str(base)}), last, target)
+    made = prepare(recipe(**{"model.path": str(target)}), torch.device("cpu"))
+    parameters = dict(made.model.named_parameters())
+    assert set(made.trained) == set(last.trained)
+    for name, tensor in last.trained.items():
+        assert torch.equal(parameters[name], tensor), name
 
 
 def test_a_part_of_another_model_is_refused(recipe, finished, save_tiny_model, tmp_path):

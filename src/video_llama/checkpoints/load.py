@@ -10,6 +10,8 @@ from transformers import AutoConfig, AutoProcessor
 from video_llama.checkpoints import MODEL_FOLDER
 from video_llama.checkpoints.hub import resolve
 from video_llama.checkpoints.part import (
+    LORA_A,
+    LORA_B,
     Part,
     base_of,
     put_in,
@@ -101,6 +103,23 @@ def whole_model(directory: Path, part: Part, *, offline: bool | None = None) -> 
     base = resolve(base_of(directory, part), offline=offline)
     require_base(directory, part, base)
     return base
+
+
+def trained_before(directory: Path, *, offline: bool | None = None) -> dict[str, torch.Tensor]:
+    """What the parts that a model is made of have trained, as they keep it; nothing of a whole one.
+
+    Weights that adapters were added to are not among them.
+    """
+    part = read_part(directory)
+    if part is None:
+        return {}
+    kept = trained_before(resolve(base_of(directory, part), offline=offline), offline=offline)
+    for name, tensor in read_trained(directory).items():
+        if name.endswith((LORA_A, LORA_B)):
+            kept.pop(f"{name.removesuffix(LORA_A).removesuffix(LORA_B)}.weight", None)
+        else:
+            kept[name] = tensor
+    return kept
 
 
 def load_processor(directory: str | Path) -> VideoLlamaProcessor:

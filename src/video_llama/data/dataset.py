@@ -86,6 +86,7 @@ class TrainingDataset(torch.utils.data.Dataset[Prepared | Rejected]):
         num_frames, sampling: of a video. A picture has one frame.
         seed: decides all chance, together with the position.
         max_length: tokens beyond it are cut off on the right; never through a medium.
+        context: tokens that the language model has places for; longer samples are refused.
         encoded: where encoder states are looked up instead of reading media.
         crop: cut a random box from the frames, as the published training does; not with `encoded`.
         limits: of one medium.
@@ -105,6 +106,7 @@ class TrainingDataset(torch.utils.data.Dataset[Prepared | Rejected]):
         sampling: Sampling = "uniform",
         seed: int = 0,
         max_length: int | None = None,
+        context: int | None = None,
         encoded: EncodedMedia | None = None,
         crop: bool = False,
         limits: Limits = Limits(),  # noqa: B008 (frozen)
@@ -121,6 +123,7 @@ class TrainingDataset(torch.utils.data.Dataset[Prepared | Rejected]):
         self.sampling: Sampling = sampling
         self.seed = seed
         self.max_length = max_length
+        self.context = context
         self.encoded = encoded
         self.crop = crop
         self.limits = limits
@@ -171,6 +174,11 @@ class TrainingDataset(torch.utils.data.Dataset[Prepared | Rejected]):
         media = [self._medium(request) for request in self.requests(sample, position)]
         answer = random.Random(f"answer {self.seed} {position}").choice(sample.answers)
         prompt = self._prompt(sample, media, answer)
+        if self.context is not None and len(prompt.input_ids) > self.context:
+            raise DataError(
+                f"it has {len(prompt.input_ids):,} tokens, and the language model {self.context:,} "
+                "places; media.max_length cuts what is beyond"
+            )
         if all(label == IGNORE_INDEX for label in prompt.labels):
             raise DataError(f"no word of the answers lies within {self.max_length} tokens")
         states = [(run.kind, media[run.part].values) for run in prompt.media]

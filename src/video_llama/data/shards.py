@@ -3,6 +3,9 @@
     0001.json      {"messages": ...}, {"conversations": ...}, {"caption": ...} or {"captions": ...}
     0001.jpg       its media: KEY.jpg, KEY.mp4, KEY.0.png, KEY.1.png, ...; KEY.txt is a caption too
 
+Several media of a kind are in the order of their numbers, wherever they stand. A suffix that comes
+again begins another sample.
+
 A row's order must not depend on who reads it, so shards are read by number, not as a stream: of
 each sample its shard, its offset and its number of members are kept, 16 bytes in all. `data pack`
 writes that index beside a shard (SHARD.idx); without it the headers of a shard are read once.
@@ -71,7 +74,8 @@ class ShardRows:
         except (tarfile.TarError, EOFError) as error:
             raise DataError(f"{key}: {path.name} is damaged: {error}") from None
         names = {_split(name)[0] for name, _ in members}
-        if len(names) != 1 or len(members) != count:
+        suffixes = {_split(name)[1] for name, _ in members}
+        if len(names) != 1 or len(suffixes) != count:
             raise DataError(f"{key}: {path.name} has changed since its index was made")
         own = Members(names.pop(), {_split(name)[1]: data for name, data in members})
         # Names are unique within one shard only: every shard of a pack may begin at 000000000.
@@ -87,8 +91,10 @@ class Members:
 
     @cached_property
     def media(self) -> dict[str, PartKind]:
-        """Kind of each member that is a medium, by suffix."""
-        kinds = {suffix: SUFFIX_KINDS.get(suffix.rsplit(".", 1)[-1]) for suffix in self.data}
+        """Kind of each member that is a medium, by suffix, in the order of their numbers."""
+        # A packer may have put 10.png before 2.png, or as it found them.
+        suffixes = sorted(self.data, key=_number)
+        kinds = {suffix: SUFFIX_KINDS.get(suffix.rsplit(".", 1)[-1]) for suffix in suffixes}
         return {suffix: kind for suffix, kind in kinds.items() if kind is not None}
 
     def of_kind(self, kind: PartKind) -> list[str]:
@@ -165,13 +171,16 @@ def scan_shard(path: Path) -> np.ndarray:
         DataError: it cannot be read or is no tar.
     """
     found: list[tuple[int, int]] = []
-    before = None
+    before, suffixes = None, set[str]()
     try:
-        for key, offset in _headers(path):
-            if key == before:
+        for key, suffix, offset in _headers(path):
+            # One that comes again belongs to another sample, as where tars were joined.
+            if key == before and suffix not in suffixes:
                 found[-1] = found[-1][0], found[-1][1] + 1
             else:
                 found.append((offset, 1))
+                suffixes = set()
+            suffixes.add(suffix)
             before = key
     except OSError as error:
         raise unreadable(path, error) from None
@@ -209,13 +218,20 @@ def shard_sample(key: str, own: Members) -> Sample:
     if not any(row.get(form) is not None for form in FORMS):
         if "txt" not in members:
             raise DataError(f"{key}: {name} has no text; it needs {name}.json or {name}.txt")
-        row = {**row, "caption": members["txt"].decode(errors="replace")}
-    fields = _media_fields(row, own)
+        row = {**row, "caption": _caption(key, members["txt"])}
+    fields = _media_fields(key, row, own)
     row = {field: value for field, value in row.items() if field not in KINDS} | fields
     return row_sample(key, row, _Finder(key, own))
 
 
-def _media_fields(row: dict[str, Any], members: Members) -> dict[PartKind, Any]:
+def _caption(key: str, text: bytes) -> str:
+    try:
+        return text.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(f"{key}: its .txt is not text in UTF-8") from None
+
+
+def _media_fields(key: str, row: dict[str, Any], members: Members) -> dict[PartKind, Any]:
     """The members a conversation or a caption is about, as a line of JSON would name them.
 
     A row may name them itself, by their suffix. Other names are the paths of the files that a
@@ -230,7 +246,15 @@ def _media_fields(row: dict[str, Any], members: Members) -> dict[PartKind, Any]:
         return {kind: members.of_kind(kind) for kind in KINDS if f"<{kind}>" in text}
     named: dict[PartKind, Any] = {kind: row.get(kind) for kind in KINDS}
     named = {kind: name for kind, name in named.items() if name in list(members.media)}
-    return named or {kind: suffix for suffix, kind in members.media.items()}
+    if named:
+        return named
+    for kind in KINDS:
+        if len(found := members.of_kind(kind)) > 1:
+            raise DataError(
+                f"{key}: {members.key} has {len(found)} {kind} members and one caption; name the "
+                f'one it is about, as "{kind}": "{found[0]}" in {members.key}.json'
+            )
+    return {kind: suffix for suffix, kind in members.media.items()}
 
 
 class _Finder:
@@ -256,11 +280,11 @@ class _Finder:
         return self.members.data[name]
 
 
-def _headers(path: Path) -> Iterator[tuple[str, int]]:
-    """Key and header offset of each member in a tar, in order."""
+def _headers(path: Path) -> Iterator[tuple[str, str, int]]:
+    """Key, suffix and header offset of each member in a tar, in order."""
     with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
         for member in _members(tar):
-            yield _split(member.name)[0], member.offset
+            yield *_split(member.name), member.offset
         # A damaged header ends the list as a proper end does; only the latter is zero.
         file.seek(tar.offset)  # pyrefly: ignore[missing-attribute]
         if any(file.read(tarfile.BLOCKSIZE)):
@@ -290,6 +314,12 @@ def _read_members(path: Path, offset: int, count: int) -> list[tuple[str, bytes]
                 assert reader is not None
                 found.append((member.name, reader.read()))
     return found
+
+
+def _number(suffix: str) -> int:
+    """Of "10.png" ten; those without a number come first."""
+    number, _, rest = suffix.partition(".")
+    return int(number) if rest and number.isdecimal() else -1
 
 
 def _split(name: str) -> tuple[str, str]:

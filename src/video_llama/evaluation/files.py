@@ -13,7 +13,7 @@ from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
-from video_llama.data.records import parse_json, unreadable
+from video_llama.data.records import json_fault, parse_json, unreadable
 from video_llama.data.sample import SUFFIX_KINDS, media_path
 from video_llama.errors import DataError
 from video_llama.processing.conversation import PartKind
@@ -69,12 +69,15 @@ def read_json(path: Path) -> Any:
     Raises:
         DataError: it cannot be read or is no JSON.
     """
+    text = read_text(path)
     try:
-        return json.loads(read_text(path))
+        return json.loads(text)
     except JSONDecodeError as error:
         raise DataError(
             f"{path.name} is no JSON: {error.msg} in line {error.lineno}; the file may be cut off"
         ) from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path.name} is no JSON: {json_fault(error)}") from None
 
 
 def json_rows(path: Path, under: str | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -91,7 +94,12 @@ def json_rows(path: Path, under: str | None = None) -> Iterator[tuple[str, dict[
         wanted = "a list" if under is None else f"an object with a list {under!r}"
         raise DataError(f"{path.name} must hold {wanted}")
     for number, row in enumerate(held):
-        yield _row(f"{path.name}#{number}", row)
+        key = f"{path.name}#{number}"
+        try:
+            json.dumps(row, ensure_ascii=False).encode()
+        except ValueError as error:  # half a character, which only an escape can stand for
+            raise DataError(f"{key}: {json_fault(error)}") from None
+        yield _row(key, row)
 
 
 def line_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -115,11 +123,20 @@ def csv_rows(path: Path, *fields: str) -> Iterator[tuple[str, dict[str, str]]]:
         raise DataError(
             f"{path.name} has no column {missing[0]!r}; it has {', '.join(header) or 'nothing'}"
         )
-    for number, row in enumerate(reader):
+    for number, row in enumerate(_csv_records(reader, path)):
         key = f"{path.name}#{number}"
         if any(row[name] is None for name in fields):
             raise DataError(f"{key}: the row is too short; the file may be cut off")
         yield key, row
+
+
+def _csv_records(reader: "csv.DictReader[str]", path: Path) -> Iterator[dict[str, str]]:
+    try:
+        yield from reader
+    except csv.Error as error:  # a quote that is never closed makes one field of all the rest
+        raise DataError(
+            f"{path.name} is no csv near line {reader.line_num}: {error}; is a quote not closed?"
+        ) from None
 
 
 class MediaFolder:

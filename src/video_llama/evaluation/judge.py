@@ -152,11 +152,12 @@ def read_verdict(reply: str) -> Verdict | None:
     is cut off.
     """
     reply = reply.rpartition("</think>")[2].partition("<think>")[0]
-    correct = set(re.findall(r"\bcorrect[\"']?\s*:\s*[\"']?(yes|no|true|false)", reply, re.I))
+    said = r"\bcorrect[\"']?\s*:\s*[\"']?(yes|no|true|false)\b(?!\s+sure)"
+    correct = set(re.findall(said, reply, re.I))
     answers = {word.lower() in ("yes", "true") for word in correct}
     if len(answers) != 1:
         return None
-    score = re.search(r"\bscore[\"']?\s*:\s*[\"']?([0-5](?:\.\d+)?)(?![\d.])", reply, re.I)
+    score = re.search(r"\bscore[\"']?\s*:\s*[\"']?([0-5](?:\.\d+)?)(?!\d|\.\d)", reply, re.I)
     return Verdict(answers.pop(), float(score.group(1)) if score else None)
 
 
@@ -181,6 +182,9 @@ def _content(reply: dict[str, Any]) -> str:
     choices = reply["choices"]
     message = choices[0].get("message") if choices and isinstance(choices[0], dict) else None
     content = message.get("content") if isinstance(message, dict) else None
+    if isinstance(content, list):  # as some endpoints send it, in parts
+        texts = [part.get("text") for part in content if isinstance(part, dict)]
+        content = "".join(text for text in texts if isinstance(text, str))
     return content if isinstance(content, str) else ""
 
 

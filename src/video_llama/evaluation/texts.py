@@ -24,14 +24,21 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 # Words that begin an answer; of Chinese, which has no spaces, the first character.
 YES = ("yes", "yeah", "yep", "是", "有", "对")
+NO_YES = ("对不起", "对不住")  # "sorry", which begins like a yes
 NO = ("no", "nope", "不", "没", "否")
 _NEGATED = re.compile(r"\b(?:no|not|none|nothing|never|cannot|without)\b|n['’]t\b")
 _OPENING = r"[\s*\"'\[(（]*"  # what may stand before a letter
 _AFTER_LETTER = re.compile(  # words that show a letter before them to be an option
-    r"[^\S\n]+(is|because|since|would)\b(?!\s+(?:not|wrong|incorrect|false)\b)"
+    r"[^\S\n]+(is|because|since|would)\b(?!-)(?!\s+(?:not|wrong|incorrect|false)\b)"
 )
+# Words that no article stands before, and those that "I" is not the subject of either.
+_NO_NOUNS = {
+    "A": ("is", "because", "since", "as", "would", "and", "or", "for", "but"),
+    "I": ("is", "because", "since"),
+}
 # After the letter of "it's B"; "it's B flat" is music.
 _LETTER_ENDS = r"(?=\s*(?:[.,;:!?)）\]*\"'\n]|$)|\s+(?:because|since)\b)"
+_NOT_DENIED = r"(?!\s+(?:is|was)\s+(?:not|wrong|incorrect|false)\b)"
 _SENTENCE_END = re.compile(r"[.!?;。！？；\n]")
 
 
@@ -73,6 +80,8 @@ def yes_or_no(text: str) -> str | None:
     script of POPE takes it for a yes.
     """
     text = text.strip().lower().lstrip("*\"'“‘([ ")
+    for word in NO_YES:
+        text = text.removeprefix(word).lstrip("，,。.！! ")
     for answer, beginnings in (("yes", YES), ("no", NO)):
         for word in beginnings:
             rest = text.removeprefix(word)
@@ -96,6 +105,7 @@ def chosen_option(text: str, options: Sequence[str]) -> int | None:
     text = text.strip()
     named = {
         *_letters(rf"\b(?:answer|option|choice)(?:\s+is)?\s*:?{_OPENING}", text, letters),
+        *re.findall(rf"\b(?i:option|choice)\s+{_OPENING}([{letters}])(?!\w){_NOT_DENIED}", text),
         *_letters(rf"\banswer(?:\s+is\s*:?|\s*:){_OPENING}", text, letters.lower()),
     }
     named = named or {
@@ -120,10 +130,17 @@ def chosen_option(text: str, options: Sequence[str]) -> int | None:
 def _letters(before: str, text: str, letters: str) -> Iterator[str]:
     """Letters, in capitals, that stand alone after a pattern; "A" before another word of the line
     is an article."""
-    for match in re.finditer(rf"(?i:{before})([{letters}])(?!\w)([^\S\n]+\w)?", text):
-        letter = match.group(1).upper()
-        if not (letter in "AI" and match.group(2)):
+    for match in re.finditer(
+        rf"(?i:{before})([{letters}])(?!\w){_NOT_DENIED}(?:[^\S\n]+(\w+))?", text
+    ):
+        letter, word = match.group(1).upper(), match.group(2)
+        if word is None or _is_letter(letter, word):
             yield letter
+
+
+def _is_letter(letter: str, word: str) -> bool:
+    """Whether a letter that stands before a word is one, and no article or person."""
+    return word.lower() in _NO_NOUNS.get(letter.upper(), (word.lower(),))
 
 
 def _leading_letter(text: str, letters: str, options: Sequence[str]) -> Iterator[str]:
@@ -136,7 +153,7 @@ def _leading_letter(text: str, letters: str, options: Sequence[str]) -> Iterator
         yield letter.upper()
         return
     chosen = _AFTER_LETTER.match(rest)
-    if chosen and (letter not in "AaIi" or chosen.group(1) == "is"):
+    if chosen and _is_letter(letter, chosen.group(1)):
         yield letter.upper()
     # "A man runs" begins with an article, "A the man runs" with a letter and its option.
     elif letter.isupper() and says(rest, options[letters.index(letter)]):

@@ -3,6 +3,7 @@
 LoRA: W x becomes W x + B A x * alpha / rank, with A (rank, inputs) and B (outputs, rank).
 """
 
+import hashlib
 from importlib.util import find_spec
 from typing import Any
 
@@ -22,8 +23,10 @@ ADAPTER = "lora_"  # part of the names of what peft adds
 _PEFT_NAMES = ((".lora_A.default.weight", LORA_A), (".lora_B.default.weight", LORA_B))
 
 
-def add_lora(language_model: PreTrainedModel, settings: LoraSettings) -> None:
+def add_lora(language_model: PreTrainedModel, settings: LoraSettings, seed: int) -> None:
     """Put adapters into a language model, in place; they train, in float32.
+
+    What they begin with follows the seed: every process and every run has the same.
 
     Raises:
         OptionError: no layer has one of the names.
@@ -41,7 +44,9 @@ def add_lora(language_model: PreTrainedModel, settings: LoraSettings) -> None:
         lora_dropout=settings.dropout,
         target_modules=list(settings.targets),
     )
-    inject_adapter_in_model(config, language_model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int.from_bytes(hashlib.sha256(f"lora {seed}".encode()).digest()[:7]))
+        inject_adapter_in_model(config, language_model)
     for name, module in language_model.named_modules():
         if ADAPTER in name:
             module.train()

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from video_llama.checkpoints.load import load_processor
+from video_llama.checkpoints.load import load_processor, read_config
 from video_llama.data.dataset import Rows, TrainingDataset
 from video_llama.data.formats import DatasetSpec, detect_format, open_dataset
 from video_llama.data.mixture import Mixture
@@ -42,7 +42,9 @@ def open_material(recipe: Recipe) -> Material:
             "data is empty; name what to learn from, such as data.0.path=captions.json "
             "data.0.media=images"
         )
-    processor = load_processor(base_directory(recipe))
+    directory = base_directory(recipe)
+    processor = load_processor(directory)
+    context = getattr(read_config(directory).text_config, "max_position_embeddings", None)
     rows = [_open(spec, f"data.{number}", recipe) for number, spec in enumerate(recipe.data)]
     mixture = Mixture([len(one) for one in rows], [one.weight for one in recipe.data], recipe.seed)
     measured = recipe.validation.data
@@ -53,8 +55,9 @@ def open_material(recipe: Recipe) -> Material:
         ]
         # Measured on the same frames every time.
         plain = replace(recipe.media, sampling="uniform", crop=False)
-        validation = _dataset(recipe, processor, opened, plain)
-    return Material(_dataset(recipe, processor, rows, recipe.media), mixture, validation)
+        validation = _dataset(recipe, processor, opened, plain, context)
+    learnt = _dataset(recipe, processor, rows, recipe.media, context)
+    return Material(learnt, mixture, validation)
 
 
 def _open(spec: DatasetSpec, where: str, recipe: Recipe) -> Rows:
@@ -67,7 +70,11 @@ def _open(spec: DatasetSpec, where: str, recipe: Recipe) -> Rows:
 
 
 def _dataset(
-    recipe: Recipe, processor: VideoLlamaProcessor, rows: Sequence[Rows], media: MediaSettings
+    recipe: Recipe,
+    processor: VideoLlamaProcessor,
+    rows: Sequence[Rows],
+    media: MediaSettings,
+    context: int | None,
 ) -> TrainingDataset:
     return TrainingDataset(
         rows,
@@ -78,5 +85,6 @@ def _dataset(
         sampling=media.sampling,
         seed=recipe.seed,
         max_length=media.max_length,
+        context=context,
         crop=media.crop,
     )

@@ -14,7 +14,7 @@ import sys
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar, Union
+from typing import Any, Literal, Self, TypeVar, Union
 
 from video_llama.errors import OptionError
 
@@ -121,9 +121,20 @@ def _number(name: str, place: list[Any], dotted: str) -> int:
     return int(name)
 
 
+class _Written(float):
+    """A number as it was written: where a text is wanted, 1.10 is not 1.1."""
+
+    def __new__(cls, text: str) -> Self:
+        made = super().__new__(cls, text)
+        made.text = text
+        return made
+
+    text: str
+
+
 def _value(text: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, parse_float=_Written)
     except json.JSONDecodeError:
         return text
 
@@ -176,7 +187,7 @@ def _convert_plain(value: Any, kind: type, where: str) -> Any:
     if kind is bool and isinstance(value, bool):
         return value
     if kind is str and (isinstance(value, str) or number):
-        return str(value)
+        return value.text if isinstance(value, _Written) else str(value)
     named = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
     raise OptionError(f"{where} is {named[kind]}, not {value!r}")
 

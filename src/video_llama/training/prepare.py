@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from video_llama.checkpoints.load import load_model, read_config, resolve
+from video_llama.checkpoints.load import load_model, read_config, resolve, trained_before
 from video_llama.errors import OptionError
 from video_llama.models import VideoLlamaForConditionalGeneration
 from video_llama.training.adapters import add_lora, compute_again, quantize
@@ -51,10 +51,11 @@ def prepare(recipe: Recipe, device: torch.device) -> Prepared:
     _require_frozen(recipe, trained)
     release(model, unused_encoders(recipe))
     _set_types(model, frozen=autocast or torch.float32)
+    _put_in_exactly(model, directory, recipe)
     if recipe.model.quantization is not None:
         quantize(model.language_model, recipe.model.quantization, autocast or torch.float32)
     if recipe.lora is not None:
-        add_lora(model.language_model, recipe.lora)
+        add_lora(model.language_model, recipe.lora, recipe.seed)
     if recipe.model.gradient_checkpointing:
         compute_again(model.language_model)
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
@@ -74,6 +75,15 @@ def _set_types(model: nn.Module, frozen: torch.dtype) -> None:
             buffer.data = buffer.data.to(frozen)
     for parameter in model.parameters():
         parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else frozen)
+
+
+def _put_in_exactly(model: nn.Module, directory: Path, recipe: Recipe) -> None:
+    """What an earlier stage kept in float32, and the type of the whole model has rounded."""
+    kept = trained_before(directory, offline=recipe.model.offline or None)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad and name in kept:
+                parameter.copy_(kept[name])
 
 
 def encoders(recipe: Recipe) -> tuple[str, ...]:

@@ -15,6 +15,8 @@ from video_llama.training.overrides import build, merge, override, to_mapping
 from video_llama.training.recipe import MediaSettings, OptimizerSettings, Recipe
 from video_llama.training.stages import STAGES, Stage
 
+INSTRUCTION_TOKENS = 512  # of a sample of instructions, as published
+
 BASE = "base"
 SUFFIXES = (".toml", ".json")
 
@@ -33,7 +35,11 @@ def preset(stage: Stage) -> Recipe:
         schedule=stage.schedule,
         batch=stage.batch,
         captions="captions" if captions else "descriptions",
-        media=MediaSettings(sampling="head_tail" if captions else "uniform", crop=captions),
+        media=MediaSettings(
+            sampling="head_tail" if captions else "uniform",
+            crop=captions,
+            max_length=None if captions else INSTRUCTION_TOKENS,
+        ),
         optimizer=OptimizerSettings(weight_decay=stage.weight_decay, betas=stage.betas),
     )
 

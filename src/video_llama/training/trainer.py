@@ -272,6 +272,8 @@ class Run:
         if recipe.export.kind == "none":
             return None
         best = self.checkpoints.best() if recipe.export.checkpoint == "best" else None
+        if recipe.export.checkpoint == "best" and best is None:
+            self._tell("export.checkpoint is 'best' and none was validated: the last is exported")
         path = best or self.checkpoints.path(self.state.step)
         with self.processes.together(patiently=True):
             if self.processes.is_first:

@@ -10,6 +10,7 @@ between "start" and "end" (seconds) is shown and heard. "Episodic reasoning" has
 at 3 a second instead of videos. Chance is one option at random: 27 % on all twenty kinds.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,8 @@ def _options(key: str, row: dict[str, Any]) -> tuple[str, ...]:
 
 def _seconds(key: str, row: dict[str, Any], name: str) -> float:
     value = require_field(key, row, name)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value):
         raise DataError(f"{key}: {name!r} must be a number of seconds")
     return float(value)
 
