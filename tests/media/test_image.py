@@ -194,6 +194,18 @@ def test_an_animation_of_pillow_is_a_film() -> None:
     assert [tuple(frame[0, 0]) for frame in clip.frames] == [(255, 0, 0), (0, 128, 0), (0, 0, 255)]
 
 
+def test_the_picture_for_those_who_show_no_animation_is_no_frame() -> None:
+    colours = ("white", "red", "green", "blue")
+    still, *frames = (Image.new("RGB", (20, 20), colour) for colour in colours)
+    buffer = io.BytesIO()
+    still.save(buffer, "PNG", save_all=True, append_images=frames, duration=200, default_image=True)
+    for source in (buffer.getvalue(), Image.open(buffer)):
+        clip = load_media(source)
+        shown = [tuple(frame[0, 0]) for frame in clip.frames]
+        assert shown == [(255, 0, 0), (0, 128, 0), (0, 0, 255)]
+        assert (clip.info.duration, clip.info.video.num_frames) == (pytest.approx(0.6), 3)
+
+
 def test_the_limit_of_pillow_is_named_where_it_is_the_one(monkeypatch) -> None:
     buffer = io.BytesIO()
     Image.new("L", (300, 100)).save(buffer, "PNG")

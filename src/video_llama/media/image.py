@@ -103,7 +103,7 @@ def read_picture(
         for index in sorted(set(indices)):
             deadline.check()
             if len(times) > 1:
-                image.seek(index)
+                image.seek(index + _hidden(image))
             found[index] = to_rgb(image)
     except _DAMAGE:
         raise CorruptMediaError(f"{name} is a damaged picture: it does not decode") from None
@@ -173,18 +173,24 @@ def _wide_to_rgb(image: Image.Image) -> np.ndarray:
     return np.repeat(grey[..., None], 3, axis=2)
 
 
+def _hidden(image: Image.Image) -> int:
+    """Frames of an animated PNG for programs that show no animation: the first, or none."""
+    return int(bool(image.info.get("default_image", False)))
+
+
 def _timeline(
     image: Image.Image, name: str, limits: Limits, deadline: Deadline
 ) -> tuple[list[float], float | None]:
     """Seconds of every frame, and the length of the film."""
-    count = getattr(image, "n_frames", 1) if image.format in _FILMS else 1
+    hidden = _hidden(image)
+    count = getattr(image, "n_frames", 1) - hidden if image.format in _FILMS else 1
     if count <= 1:
         return [0.0], None
     limits.check_animation(count, name)
     times, now = [], 0.0
     for index in range(count):
         deadline.check()
-        image.seek(index)
+        image.seek(index + hidden)
         image.load()  # only then is the duration of a WebP frame known
         times.append(now)
         now += image.info.get("duration", 0) / 1000 or _DEFAULT_FRAME
