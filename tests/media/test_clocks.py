@@ -1,6 +1,7 @@
 """Clocks that begin late or are set back, tracks in any order, and how long a medium lasts."""
 
 import io
+from dataclasses import replace
 from fractions import Fraction
 
 import av
@@ -55,10 +56,28 @@ def test_a_clock_that_is_set_far_back_is_no_full_one() -> None:
     late = write(Film("mpegts", tones=(Tone(seconds=3.0, start=100.0),), count=30, start=100.0))
     clip = load_media(late + write(TALKING), num_frames=60)
     assert clip.info.duration == pytest.approx(6.0, abs=0.4)
+    assert clip.warnings == ()
+    assert probe(late + write(TALKING)).duration == pytest.approx(6.0, abs=0.4)
     assert clip.sound.shape[1] / RATE == pytest.approx(6.0, abs=0.4)
     for shown, stored in ((clip.frames[0], 0), (clip.frames[29], 29), (clip.frames[30], 0)):
         wanted = picture(stored).astype(int)
         assert np.abs(shown.astype(int) - wanted).mean() < 12
+
+
+@pytest.mark.parametrize("start", [95_442.2, 95_443.0])
+def test_a_clock_that_is_full_begins_at_0_again(start: float) -> None:
+    """That of MPEG-TS has 33 bits: 26 hours and a half."""
+    film = Film("mpegts", count=40, start=start, tones=(Tone(seconds=4.0, start=start),))
+    data = write(replace(film, mux={"mpegts_copyts": "1"}))
+    with av.open(io.BytesIO(data), container_options={"correct_ts_overflow": "0"}) as container:
+        stamps = [packet.dts for packet in container.demux(video=0) if packet.size]
+    assert stamps != sorted(stamps)
+    clip = load_media(data, num_frames=40)
+    assert clip.info.duration == pytest.approx(4.0, abs=0.1)
+    assert np.allclose(clip.times, np.arange(40) / 10, atol=0.01)
+    assert clip.sound.shape[1] / RATE == pytest.approx(4.0, abs=0.1)
+    for number, frame in enumerate(clip.frames):
+        assert np.abs(frame.astype(int) - picture(number)).mean() < 12
 
 
 def test_chained_sounds_last_as_long_as_both() -> None:

@@ -64,6 +64,7 @@ class Container:
         self.name = source.label
         self.warnings: list[str] = []
         self.read_errors = 0
+        self._as_written = False
         self._content = content
         self._references: list[str] = []
         self.av = self._open()
@@ -84,8 +85,13 @@ class Container:
         """Whether the pictures are nothing but cover art."""
         return self.video is not None and bool(self.video.disposition & _COVERS)
 
-    def reopen(self) -> None:
-        """Begin again on the same bytes: the one way back that works for every format."""
+    def reopen(self, *, as_written: bool = False) -> None:
+        """Begin again on the same bytes: the one way back that works for every format.
+
+        With `as_written`, from now on, clocks are taken as they are: else one that is set back by
+        more than a minute is taken for one that is full (after 26 hours) and began at 0 again.
+        """
+        self._as_written |= as_written
         # A track is gone with its container: its number is all that may be kept.
         tracks = [track.index if track else None for track in (self.video, self.audio, self.cover)]
         self.av.close()
@@ -151,8 +157,7 @@ class Container:
                     "format_whitelist": DEMUXERS,
                     "protocol_whitelist": "none",
                     "codec_whitelist": DECODERS,
-                    # A clock that is set back would be taken for one that is full, and hours later.
-                    "correct_ts_overflow": "0",
+                    "correct_ts_overflow": "0" if self._as_written else "1",
                     # Off by default; on, so that a reference is seen, and refused, not skipped.
                     "enable_drefs": "1",
                 },
@@ -239,7 +244,8 @@ class Container:
         return chosen
 
     def _check_header(self) -> None:
-        if (end := self.av.duration) is not None:
+        # MPEG-TS has no header; its length is guessed, by a clock that may have been set back.
+        if (end := self.av.duration) is not None and self.av.format.name != "mpegts":
             # Some formats tell the end on a clock that may begin late, and some the length.
             begin = self.av.start_time or 0
             seconds = (end - begin if 0 < begin < end else end) / av.time_base

@@ -20,11 +20,12 @@ from video_llama.media.limits import Limits
 from video_llama.media.pixels import display_matrix, rotation_of, swaps_sides
 from video_llama.media.request import Request
 from video_llama.media.sniff import Content
-from video_llama.media.sound import Sound, SoundDecoder
+from video_llama.media.sound import ChannelRule, Sound, SoundDecoder
 from video_llama.media.source import ByteSource
 from video_llama.media.video import Frames, first_frame, read_frames
 from video_llama.media.video_index import RESTART, VideoIndex
 
+_HALF_CLOCK = 1 << 32  # ticks of MPEG-TS, whose clock has 33 bits
 _SHORTFALL = (1.0, 0.05)  # seconds and share by which a file may end before its header says
 _STILL_CODECS = frozenset({"gif", "apng", "webp"})  # with one frame, a picture
 
@@ -103,13 +104,10 @@ def load_container(
     """
     with Container(source, content, limits) as container:
         _require_track(container)
-        decoder = None
-        if container.audio is not None and request.with_sound:
-            rule = request.sound_channels
-            decoder = SoundDecoder(container.audio, rule, limits, container.name)
+        rule = request.sound_channels if request.with_sound else None
         # For times, how long the medium lasts is needed, heard or not.
         timed = request.with_sound or request.times is not None
-        scan = _scan(container, decoder, with_audio=timed)
+        scan, decoder = _scan(container, rule, with_audio=timed)
         origin = scan.index.start if scan.index is not None else None
         sound, warnings = _finish_sound(decoder, origin, request)
         audio = _audio_info(container)
@@ -140,7 +138,7 @@ def probe_container(source: ByteSource, content: Content, limits: Limits) -> Med
     """
     with Container(source, content, limits) as container:
         _require_track(container)
-        scan = _scan(container, None, with_audio=True)
+        scan, _ = _scan(container, None, with_audio=True)
         return _info(container, scan, None, _audio_info(container))
 
 
@@ -153,15 +151,42 @@ def _require_track(container: Container) -> None:
     container.video = container.cover
 
 
-def _scan(container: Container, decoder: SoundDecoder | None, *, with_audio: bool) -> _Scan:
-    """Read all packets once: pictures are indexed, sound is decoded when there is a decoder."""
+def _scan(
+    container: Container, rule: ChannelRule | None, *, with_audio: bool
+) -> tuple[_Scan, SoundDecoder | None]:
+    """Read all packets once: pictures are indexed; sound is decoded where there is a rule for its
+    channels."""
+    for as_written in (False, True):
+        if as_written:
+            container.reopen(as_written=True)
+        decoder = None
+        if container.audio is not None and rule is not None:
+            decoder = SoundDecoder(container.audio, rule, container.limits, container.name)
+        try:
+            return _pass(container, decoder, with_audio=with_audio), decoder
+        except _ClockSetBackError:
+            continue
+    raise AssertionError("a clock as it was written is never taken for a full one")
+
+
+class _ClockSetBackError(Exception):
+    """A clock that was set back has been taken for one that was full."""
+
+
+def _pass(container: Container, decoder: SoundDecoder | None, *, with_audio: bool) -> _Scan:
     video = container.video
     audio = container.audio if with_audio or video is None else None
     index = VideoIndex(video) if video is not None else None
     extent = _Extent(float(audio.time_base or 0)) if audio is not None else None
     duration = container.av.duration
     audio_index = audio.index if audio is not None else -1
+    wraps = container.av.format.name == "mpegts"
+    last: int | None = None
     for packet in container.packets(*(stream for stream in (video, audio) if stream is not None)):
+        if wraps and packet.dts is not None:
+            if last is not None and packet.dts - last > _HALF_CLOCK:
+                raise _ClockSetBackError
+            last = packet.dts
         # The empty packets at the end all bear the number 0; whose they are their track knows.
         at = packet.stream_index if packet.size else packet.stream.index
         if index is not None and at != audio_index:
