@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "media": {"errors"},
     "processing": {"media", "errors"},
     "models": {"errors"},
-    "checkpoints": {"models", "processing", "errors", "temporary_folder"},
+    "checkpoints": {"models", "processing", "auto", "errors", "temporary_folder"},
     "data": {"processing", "media", "errors", "whole_file"},
     "auto": {"models", "processing"},
     "training": {"data", "processing", "models", "checkpoints", "quantization"}

@@ -27,7 +27,7 @@ from video_llama.engine.own_thread import in_own_thread
 from video_llama.errors import CorruptMediaError, UnsupportedMediaError
 from video_llama.media.arrays import to_numpy
 from video_llama.media.clip import MediaClip
-from video_llama.media.image import orientation_of
+from video_llama.media.image import DAMAGE, orientation_of
 from video_llama.media.reader import MediaSource
 from video_llama.media.source import (
     ByteSource,
@@ -247,7 +247,7 @@ def digest_of_decoded(
     try:
         facts = (source.mode, source.size, orientation_of(source), source.getpalette())
         pixels = hashlib.sha256(source.tobytes()).hexdigest()
-    except (OSError, ValueError, SyntaxError) as error:
+    except DAMAGE as error:
         raise CorruptMediaError(f"the picture does not decode: {error}") from None
     return _digest("picture", repr(facts), repr(source.info.get("transparency")), pixels)
 

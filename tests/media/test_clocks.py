@@ -80,6 +80,12 @@ def test_a_clock_that_is_full_begins_at_0_again(start: float) -> None:
         assert np.abs(frame.astype(int) - picture(number)).mean() < 12
 
 
+def test_a_clock_that_jumps_half_a_day_is_too_long_and_no_fault() -> None:
+    late = write(Film("mpegts", count=30, start=50_000.0))
+    with pytest.raises(MediaLimitError, match="lasts"):
+        load_media(write(Film("mpegts", count=30)) + late)
+
+
 def test_chained_sounds_last_as_long_as_both() -> None:
     data = write(Film("ogg", count=0, tones=(Tone("opus", 48_000, seconds=3.0),)))
     clip = load_media(data + data)

@@ -5,8 +5,14 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, AutoProcessor
+from transformers import AutoConfig
 
+# With which whoever loads a model can have it from transformers' Auto classes as well.
+from video_llama.auto import (
+    VideoLlamaConfig,
+    VideoLlamaForConditionalGeneration,
+    VideoLlamaProcessor,
+)
 from video_llama.checkpoints import MODEL_FOLDER
 from video_llama.checkpoints.hub import resolve
 from video_llama.checkpoints.part import (
@@ -22,11 +28,6 @@ from video_llama.checkpoints.part import (
 from video_llama.checkpoints.readers import read_header
 from video_llama.checkpoints.writer import model_files
 from video_llama.errors import CheckpointError, OptionError
-from video_llama.models import VideoLlamaConfig, VideoLlamaForConditionalGeneration
-from video_llama.processing.processor import VideoLlamaProcessor
-
-# Whoever loads a model by this can have its processor from transformers' Auto class as well.
-AutoProcessor.register(VideoLlamaConfig, VideoLlamaProcessor, exist_ok=True)
 
 __all__ = ["load_model", "load_processor", "resolve"]
 

@@ -5,6 +5,7 @@ Shapes: T frames of H x W pixels, C channels, N samples.
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -128,8 +129,8 @@ def require_rate(rate: float) -> None:
         raise OptionError(f"the rate of a sound is a whole number above 0, not {rate!r}")
 
 
-def to_numpy(values: "np.ndarray | torch.Tensor") -> np.ndarray:
-    """A tensor or array as an array; half floats of torch that numpy has not are widened."""
+def to_numpy(values: Any) -> np.ndarray:
+    """A tensor, array or list as an array; half floats of torch that numpy has not are widened."""
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu()
         return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
@@ -137,7 +138,7 @@ def to_numpy(values: "np.ndarray | torch.Tensor") -> np.ndarray:
         return np.asarray(values)
     except ValueError:
         raise UnsupportedMediaError(
-            "the frames differ in shape; give arrays of one shape"
+            "the given arrays differ in shape; give arrays of one shape"
         ) from None
 
 

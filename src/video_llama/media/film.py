@@ -156,31 +156,30 @@ def _scan(
 ) -> tuple[_Scan, SoundDecoder | None]:
     """Read all packets once: pictures are indexed; sound is decoded where there is a rule for its
     channels."""
-    for as_written in (False, True):
-        if as_written:
-            container.reopen(as_written=True)
-        decoder = None
-        if container.audio is not None and rule is not None:
-            decoder = SoundDecoder(container.audio, rule, container.limits, container.name)
-        try:
-            return _pass(container, decoder, with_audio=with_audio), decoder
-        except _ClockSetBackError:
-            continue
-    raise AssertionError("a clock as it was written is never taken for a full one")
+    try:
+        return _pass(container, rule, with_audio=with_audio)
+    except _ClockSetBackError:
+        container.reopen(as_written=True)
+        return _pass(container, rule, with_audio=with_audio, as_written=True)
 
 
 class _ClockSetBackError(Exception):
     """A clock that was set back has been taken for one that was full."""
 
 
-def _pass(container: Container, decoder: SoundDecoder | None, *, with_audio: bool) -> _Scan:
+def _pass(
+    container: Container, rule: ChannelRule | None, *, with_audio: bool, as_written: bool = False
+) -> tuple[_Scan, SoundDecoder | None]:
+    decoder = None
+    if container.audio is not None and rule is not None:
+        decoder = SoundDecoder(container.audio, rule, container.limits, container.name)
     video = container.video
     audio = container.audio if with_audio or video is None else None
     index = VideoIndex(video) if video is not None else None
     extent = _Extent(float(audio.time_base or 0)) if audio is not None else None
     duration = container.av.duration
     audio_index = audio.index if audio is not None else -1
-    wraps = container.av.format.name == "mpegts"
+    wraps = container.av.format.name == "mpegts" and not as_written
     last: int | None = None
     for packet in container.packets(*(stream for stream in (video, audio) if stream is not None)):
         if wraps and packet.dts is not None:
@@ -200,7 +199,7 @@ def _pass(container: Container, decoder: SoundDecoder | None, *, with_audio: boo
     scan = _Scan(index, extent, duration / av.time_base if duration is not None else None)
     if scan.seconds is not None:
         container.limits.check_duration(scan.seconds, container.name)
-    return scan
+    return scan, decoder
 
 
 def _finish_sound(

@@ -22,7 +22,7 @@ from video_llama.media.video import Pick
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "AVIF")
 _FILMS = frozenset({"WEBP", "PNG", "AVIF", "GIF"})  # a JPEG or TIFF of several pages is no film
-_DAMAGE = (OSError, SyntaxError, ValueError, struct.error, zlib.error, EOFError, IndexError)
+DAMAGE = (OSError, SyntaxError, ValueError, struct.error, zlib.error, EOFError, IndexError)
 _ORIENTATION = 0x0112  # EXIF tag
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -80,7 +80,7 @@ def open_picture(file: BinaryIO | ByteSource, name: str, limits: Limits) -> Imag
             f"{name} is larger than a picture may be; at most {min(most, limits.pixels):,} pixels "
             f"are decoded{told}"
         ) from None
-    except _DAMAGE:
+    except DAMAGE:
         raise CorruptMediaError(f"{name} is a damaged picture") from None
     limits.check_pixels(image.width, image.height, name)
     return image
@@ -105,7 +105,7 @@ def read_picture(
             if len(times) > 1:
                 image.seek(index + _hidden(image))
             found[index] = to_rgb(image)
-    except _DAMAGE:
+    except DAMAGE:
         raise CorruptMediaError(f"{name} is a damaged picture: it does not decode") from None
     orientation = orientation_of(image)
     upright = image.size[::-1] if orientation in (5, 6, 7, 8) else image.size
@@ -157,7 +157,7 @@ def orientation_of(image: Image.Image) -> int:
     """As EXIF has it; 1, upright, where that is damaged: the picture need not be."""
     try:
         return image.getexif().get(_ORIENTATION, 1)
-    except _DAMAGE:
+    except DAMAGE:
         return 1
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from video_llama.errors import OptionError
+from video_llama.media.arrays import to_numpy
 from video_llama.media.limits import Limits
 from video_llama.media.sampling import head_tail_indices, uniform_indices
 from video_llama.media.sound import CHANNEL_RULES, ChannelRule
@@ -42,9 +42,7 @@ class Request:
         for name, given in (("indices", self.indices), ("times", self.times)):
             if given is None:
                 continue
-            chosen = (
-                given.tolist() if isinstance(given, torch.Tensor) else np.asarray(given).tolist()
-            )
+            chosen = to_numpy(given).tolist()
             object.__setattr__(self, name, chosen)
             if not isinstance(chosen, list) or not all(map(_is_number, chosen)):
                 raise OptionError(f"{name} of frames are a list of numbers, not {given!r}")
