@@ -140,6 +140,9 @@ class DecodingPool:
                 worker = self._idle.get(timeout=_LOOK)
             except queue.Empty:
                 continue
+            if gone is not None and gone.is_set():  # while it waited
+                self._idle.put(worker)
+                raise Cancelled
             if worker is not None and worker.process.is_alive():
                 return worker
             if worker is not None:
