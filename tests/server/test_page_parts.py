@@ -1,7 +1,9 @@
 """The page without a browser: its texts, its conversations, its pictures, and who gets in."""
 
-import base64
+import errno
 import io
+import os
+import time
 from dataclasses import fields
 from pathlib import Path
 
@@ -16,8 +18,9 @@ from video_llama.errors import ForbiddenSourceError
 from video_llama.processing.conversation import MediaPart
 from video_llama.server.asking import read_messages
 from video_llama.server.guard import Guard, GuardPolicy
-from video_llama.server.refusal import MEDIA_CODES
+from video_llama.server.refusal import MEDIA_CODES, Refusal
 from video_llama.server.web import seen as seen_module
+from video_llama.server.web.album import Album
 from video_llama.server.web.conversation import MAX_LENGTH, Medium, Seen, Talk, Wishes
 from video_llama.server.web.door import COOKIE
 from video_llama.server.web.pictures import frame_pictures, mel_picture
@@ -111,15 +114,20 @@ def test_wishes_stay_in_their_bounds():
 # Pictures
 
 
-def pixels(url: str) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))))
+def pixels(picture: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(picture)))
+
+
+@pytest.fixture
+def album(tmp_path) -> Album:
+    return Album(tmp_path / "se'en", 60)
 
 
 def test_frames_are_shown_in_their_colours():
     colours = torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.2, 0.8]])  # (T, 3)
     plain = colours.view(1, 2, 3, 1, 1).expand(1, 2, 3, 16, 16)
     frames = (plain - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
-    pictures = [pixels(url) for url in frame_pictures(frames, MEAN, STD)]
+    pictures = [pixels(one) for one in frame_pictures(frames, MEAN, STD)]
     assert [picture.shape for picture in pictures] == [(16, 16, 3)] * 2
     for picture, colour in zip(pictures, colours.numpy() * 255, strict=True):
         assert np.abs(picture.astype(float) - colour).max() < 6  # of 255; JPEG
@@ -149,16 +157,16 @@ class Processor:
     image_mean, image_std = MEAN, STD
 
 
-def test_what_was_seen_and_heard():
+def test_what_was_seen_and_heard(album):
     frames, clips = torch.zeros(1, 2, 3, 8, 8), torch.rand(1, 1, 1, 8, 10)
     part = MediaPart("video", sound=True, times=(0.0, 1.25))
     read = ReadMedium(part, use(), (), frames, clips, 0.1)
-    seen = see("<b>.mp4", use(), read, Processor())
+    seen = see("<b>.mp4", use(), read, Processor(), album)
     text = seen_html([seen], TEXTS["ru"])
     assert "&lt;b&gt;.mp4" in text
     assert "<b>.mp4" not in text
-    assert text.count("data:image/jpeg") == 2
-    assert text.count("data:image/png") == 1
+    assert text.count(".jpg") == 2
+    assert text.count(".png") == 1
     assert "1.2 с" in text
     assert "звук: использовано" in text
     assert " open" in text
@@ -175,20 +183,46 @@ def test_what_was_not_there_is_told():
     assert seen_html([], TEXTS["en"]) == ""
 
 
-def test_what_was_damaged_is_told():
+def test_what_was_damaged_is_told(album):
     deaf = use(sound="absent")
     heard = "video has no sound; the answer is from the picture alone"  # told by the page itself
     part = MediaPart("video", sound=False, times=(0.0, 1.25))
     words = ("12 of <30> frames could not be decoded", heard)
     read = ReadMedium(part, deaf, words, torch.zeros(1, 2, 3, 8, 8), None, 0.1)
-    text = seen_html([see("a.mp4", deaf, read, Processor())], TEXTS["ru"])
+    text = seen_html([see("a.mp4", deaf, read, Processor(), album)], TEXTS["ru"])
     assert "12 of &lt;30&gt; frames could not be decoded" in text
     assert heard not in text
 
 
-def test_so_many_media_are_known_again(monkeypatch):
+def test_pictures_are_kept_until_nobody_has_looked_for_long(album, tmp_path):
+    old, new = album.add(b"old", ".jpg"), album.add(b"new", ".jpg")
+    assert album.add(b"old", ".jpg") == old
+    assert "'" not in old
+    files = {path.read_bytes(): path for path in (tmp_path / "se'en").iterdir()}
+    assert files.keys() == {b"old", b"new"}
+    for path in files.values():
+        os.utime(path, (time.time() - 61,) * 2)
+    assert album.touch(new)
+    album.sweep()
+    assert [album.touch(one) for one in (old, new)] == [False, True]
+    assert album.add(b"old", ".jpg") == old
+    assert album.touch(old)
+
+
+def test_no_room_for_pictures_is_told(album, monkeypatch, tmp_path):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(Refusal) as caught:
+        album.add(b"new", ".jpg")
+    assert caught.value.code == "storage_full"
+    assert not list((tmp_path / "se'en").iterdir())
+
+
+def test_so_many_media_are_known_again(monkeypatch, album):
     monkeypatch.setattr(seen_module, "_MOST_KEPT", 2)
-    known = SeenMedia()
+    known = SeenMedia(album)
     for key in "abac":
         known.keep(key, Seen(key, use()))
         known.find("a", "a")

@@ -12,6 +12,7 @@ import pytest
 
 from video_llama.server.refusal import Refusal, fault, overdue
 from video_llama.server.web import talking
+from video_llama.server.web.album import Album
 from video_llama.server.web.conversation import Talk, Turn, Wishes
 from video_llama.server.web.talking import Talker
 from video_llama.server.web.texts import TEXTS
@@ -23,8 +24,9 @@ REQUEST = SimpleNamespace(request=SimpleNamespace(state=SimpleNamespace(owner=""
 
 
 @pytest.fixture
-def talker(api, assistant) -> Talker:
-    return Talker(api.server.serving, api.server.files, assistant.processor)
+def talker(api, assistant, tmp_path) -> Talker:
+    album = Album(tmp_path / "seen", 60)
+    return Talker(api.server.serving, api.server.files, assistant.processor, album)
 
 
 async def all_of(steps: AsyncIterator) -> list:
@@ -148,6 +150,9 @@ def test_a_clip_that_was_seen_is_not_decoded_to_be_shown_again(
     assert second.seen == (replace(first.seen[0], name=again.name),)
     assert second.seen[0].frames
     assert second.seen[0].mel
+    (tmp_path / "seen" / Path(second.seen[0].mel).name).unlink()  # it has expired
+    assert ask(talker, again).seen == second.seen
+    assert len(reads) == 2
 
 
 # The page's own functions
@@ -159,6 +164,18 @@ def page(talker, tmp_path):
     from video_llama.server.web.page import Page
 
     return Page(talker, 4, tmp_path)
+
+
+def test_pictures_are_not_part_of_the_conversation(page, clip_path, monkeypatch):
+    """All of it goes to the browser with each question."""
+    monkeypatch.setattr(page, "_uploads", clip_path.parent)
+    talk = Talk()
+    asked = {"text": "What?", "files": [str(clip_path)]}
+    for _ in range(3):
+        steps = asyncio.run(all_of(page._ask(REQUEST, asked, talk, "en", *FORM)))
+    shown = json.dumps(steps[-1][0], default=lambda html: html.value)
+    assert shown.count("<img") == 3 * (4 + 1)
+    assert len(shown) < 500 * 3 * (4 + 1)
 
 
 def buttons(step: list) -> tuple[bool, bool]:

@@ -67,8 +67,8 @@ class Seen:
         name: of the file.
         use: which of its streams.
         times: seconds of the frames, where they have any.
-        frames: data: URLs of pictures; none where it was seen before.
-        mel: data: URL of one of the sound, None where there is none.
+        frames: addresses of pictures; none where it was seen before.
+        mel: address of one of the sound, None where there is none.
         warnings: what a person should know of it, in the server's words.
     """
 

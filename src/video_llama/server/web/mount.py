@@ -26,6 +26,7 @@ from video_llama.processing.processor import VideoLlamaProcessor
 from video_llama.server.files import FileStore
 from video_llama.server.refusal import storage_full
 from video_llama.server.serving import Serving
+from video_llama.server.web.album import Album
 from video_llama.server.web.page import CSS, SAMPLES, Page
 from video_llama.server.web.talking import Talker
 from video_llama.temporary_folder import TemporaryFolder
@@ -90,7 +91,9 @@ def mount_page(
     uploads = folder.path
     # Gradio reads this when it is put together, and whenever it checks a file.
     os.environ["GRADIO_TEMP_DIR"] = str(uploads)
-    page = Page(Talker(serving, files, processor), processor.num_frames, uploads)
+    album = Album(uploads / "seen", files.policy.lifetime)
+    talker = Talker(serving, files, processor, album)
+    page = Page(talker, processor.num_frames, uploads)
     gr.mount_gradio_app(
         app,
         page.blocks,
@@ -113,7 +116,9 @@ def mount_page(
     assert isinstance(mounted, Mount)
     gradio_app = mounted.app
     assert isinstance(gradio_app, gr.routes.App)
-    app.router.routes.append(_PageMount(_Bounded(gradio_app, uploads, files.policy.total_bytes)))
+    app.router.routes.append(
+        _PageMount(_Bounded(gradio_app, uploads, files.policy.total_bytes, album))
+    )
     return MountedPage(folder, gradio_app, serving)
 
 
@@ -133,15 +138,17 @@ class _PageMount(Mount):
 class _Bounded:
     """Around gradio: uploads end where the room does, and pages come with a policy."""
 
-    def __init__(self, app: ASGIApp, uploads: Path, most: int) -> None:
+    def __init__(self, app: ASGIApp, uploads: Path, most: int, album: Album) -> None:
         self._app = app
         self._uploads = uploads
         self._most = most
+        self._album = album
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI has it."""
         if scope["path"].rstrip("/") == _UPLOAD:
             await asyncio.to_thread(_remove_broken_off, self._uploads)
+            await asyncio.to_thread(self._album.sweep)
             taken = await asyncio.to_thread(_bytes_under, self._uploads)
             if taken > self._most:
                 raise storage_full()

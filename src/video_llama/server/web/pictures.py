@@ -6,7 +6,6 @@ by its decoder alone. What is seen here is what the model sees, in its size.
 Legend: T frames, S side of a frame, C clips of a sound, M mel bins, F mel frames.
 """
 
-import base64
 import io
 from collections.abc import Sequence
 
@@ -21,16 +20,18 @@ _COLOURS = np.array(
 )
 
 
-def frame_pictures(frames: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> list[str]:
-    """data: URLs of T pictures of the frames (1, T, 3, S, S), whose normalisation is undone."""
+def frame_pictures(
+    frames: torch.Tensor, mean: Sequence[float], std: Sequence[float]
+) -> list[bytes]:
+    """T JPEG files of the frames (1, T, 3, S, S), whose normalisation is undone."""
     scale = torch.tensor(std).view(1, 3, 1, 1)
     pixels = frames[0].float() * scale + torch.tensor(mean).view(1, 3, 1, 1)
     colours = pixels.nan_to_num().mul(255).round().clamp(0, 255).byte()
-    return [_url(picture.permute(1, 2, 0).numpy(), "JPEG") for picture in colours]
+    return [_file(picture.permute(1, 2, 0).numpy(), "JPEG") for picture in colours]
 
 
-def mel_picture(clips: torch.Tensor) -> str:
-    """data: URL of one picture of the clips (1, C, 1, M, F), side by side, high pitch above.
+def mel_picture(clips: torch.Tensor) -> bytes:
+    """A PNG file of the clips (1, C, 1, M, F), side by side, high pitch above.
 
     Without the padding at their ends, where all pitches are the same.
     """
@@ -47,10 +48,10 @@ def mel_picture(clips: torch.Tensor) -> str:
     for number, clip in enumerate(colours.round().astype(np.uint8)):
         start = number * (length + _GAP)
         sheet[:, start : start + length] = clip
-    return _url(sheet, "PNG")
+    return _file(sheet, "PNG")
 
 
-def _url(pixels: np.ndarray, form: str) -> str:
+def _file(pixels: np.ndarray, form: str) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, form, quality=90)
-    return f"data:image/{form.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return buffer.getvalue()

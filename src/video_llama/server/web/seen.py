@@ -9,30 +9,38 @@ from html import escape
 from video_llama.answer import MediaUse, sound_warning
 from video_llama.attachment import ReadMedium
 from video_llama.processing.processor import VideoLlamaProcessor
+from video_llama.server.web.album import Album
 from video_llama.server.web.conversation import Seen
 from video_llama.server.web.pictures import frame_pictures, mel_picture
 from video_llama.server.web.texts import Texts
 
-_MOST_KEPT = 64  # media; one has about 10 kB a frame
+_MOST_KEPT = 256  # media
 
 
 class SeenMedia:
     """What was seen of media of late: the same bytes, read in the same way, look the same again.
 
     May be used by several threads.
+
+    Args:
+        album: has the pictures.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, album: Album) -> None:
+        self._album = album
         self._known: OrderedDict[Hashable, Seen] = OrderedDict()  # used last comes last
         self._lock = threading.Lock()
 
     def find(self, key: Hashable, name: str) -> Seen | None:
-        """Under the name that it came with this time; None if it is not known."""
+        """Under the name that it came with this time; None if it is not known, or not whole."""
         with self._lock:
-            if key not in self._known:
+            seen = self._known.get(key)
+            if seen is None:
                 return None
             self._known.move_to_end(key)
-            return replace(self._known[key], name=name)
+        pictures = [*seen.frames, *([seen.mel] if seen.mel else [])]
+        there = [self._album.touch(picture) for picture in pictures]  # all of them
+        return replace(seen, name=name) if all(there) else None
 
     def keep(self, key: Hashable, seen: Seen) -> None:
         """For the next time."""
@@ -43,18 +51,23 @@ class SeenMedia:
 
 
 def see(
-    name: str, use: MediaUse, medium: ReadMedium | None, processor: VideoLlamaProcessor
+    name: str,
+    use: MediaUse,
+    medium: ReadMedium | None,
+    processor: VideoLlamaProcessor,
+    album: Album,
 ) -> Seen:
     """What the model was given of a medium; without the medium, only which of its streams."""
     if medium is None:
         return Seen(name, use)
-    frames: Sequence[str] = ()
+    frames: Sequence[bytes] = ()
     if medium.frames is not None:
         frames = frame_pictures(medium.frames, processor.image_mean, processor.image_std)
-    mel = None if medium.clips is None else mel_picture(medium.clips)
+    shown = tuple([album.add(frame, ".jpg") for frame in frames])
+    mel = None if medium.clips is None else album.add(mel_picture(medium.clips), ".png")
     # Of a sound that is not used the page has words of its own, in its language.
     warnings = tuple(words for words in medium.warnings if words != sound_warning(use))
-    return Seen(name, use, medium.part.times, tuple(frames), mel, warnings)
+    return Seen(name, use, medium.part.times, shown, mel, warnings)
 
 
 def seen_html(seen: Sequence[Seen], texts: Texts) -> str:

@@ -26,6 +26,7 @@ from video_llama.server.files import FileStore
 from video_llama.server.metrics import GONE
 from video_llama.server.refusal import Refusal, fault, overdue, refusal_of
 from video_llama.server.serving import Look, Reply, Serving
+from video_llama.server.web.album import Album
 from video_llama.server.web.conversation import Medium, Seen, State, Talk, Turn, Wishes
 from video_llama.server.web.seen import SeenMedia, see
 
@@ -41,13 +42,17 @@ class Talker:
         serving: answers.
         files: keeps what was dropped on the page.
         processor: as the model's.
+        album: shows what was seen.
     """
 
-    def __init__(self, serving: Serving, files: FileStore, processor: VideoLlamaProcessor) -> None:
+    def __init__(
+        self, serving: Serving, files: FileStore, processor: VideoLlamaProcessor, album: Album
+    ) -> None:
         self.files = files
         self._serving = serving
         self._processor = processor
-        self._seen = SeenMedia()
+        self._album = album
+        self._seen = SeenMedia(album)
         self._lock = threading.Lock()
         self._ids: dict[tuple[str, str], str] = {}  # by owner and digest
         self._users: Counter[tuple[str, str]] = Counter()  # places of conversations that have it
@@ -162,7 +167,8 @@ class Talker:
         for number, (medium, use) in enumerate(zip(looking.media, uses, strict=True)):
             seen = looking.known.get(number)
             if seen is None:
-                seen = see(medium.name, use, looking.look.found.get(number), self._processor)
+                read = looking.look.found.get(number)
+                seen = see(medium.name, use, read, self._processor, self._album)
             if number in looking.look.found:
                 self._seen.keep(looking.keys[number], seen)
             found.append(seen)
