@@ -4,7 +4,7 @@
 
 Each folder VARIANT-SEED below the given one holds a `claim.json`. Prints one table: a row for each
 thing measured, its number of questions, each variant as the mean of its seeds with the lowest and
-highest, and chance.
+highest, and chance. What it is shares of may differ: then n is one for each variant.
 """
 
 import argparse
@@ -38,11 +38,7 @@ ROWS: tuple[tuple[str, str, str], ...] = (
     ("do they match? they agree", "match, agreeing", "micro"),
     ("do they match? they contradict", "match, contradicting", "micro"),
 )
-# Measures of their own, over several kinds: title, name, kinds of their questions.
-OVERALL: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("do they match? both halves", "match_balanced", ("match, agreeing", "match, contradicting")),
-    ("right verb, where the thing is right", "verb_given_thing", ("sound",)),
-)
+BOTH_HALVES = ("match, agreeing", "match, contradicting")
 PLOTTED = ("heard", "heard, mean over things", "seen and heard, agreeing")
 PLOTTED += ("seen and heard, contradicting", "do they match? both halves")
 TITLES = {
@@ -55,12 +51,16 @@ COLOURS = {"pictures": "#2f6fb7", "turned": "#b9b9b9", "sounds": "#e0a030"}
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: the shares of every variant, one for each seed."""
+    """One line of the table: the shares of every variant, one for each seed.
+
+    `n` is the number of questions, or one for each variant where they are not as many: the mean of
+    its seeds. A share of nothing is None.
+    """
 
     title: str
-    n: int
+    n: tuple[int, ...]
     chance: float | None
-    shares: Mapping[str, Sequence[float]]
+    shares: Mapping[str, Sequence[float | None]]
 
 
 def read_reports(folder: Path) -> dict[str, list[Report]]:
@@ -85,7 +85,7 @@ def make_rows(reports: Mapping[str, Sequence[Report]]) -> list[Row]:
     first = next(iter(reports.values()))[0]["metrics"]
     kinds = first["by_kind"]
 
-    def shares(read: Callable[[Report], float]) -> dict[str, list[float]]:
+    def shares(read: Callable[[Report], float | None]) -> dict[str, list[float | None]]:
         return {
             variant: [read(report["metrics"]) for report in several]
             for variant, several in reports.items()
@@ -94,18 +94,24 @@ def make_rows(reports: Mapping[str, Sequence[Report]]) -> list[Row]:
     rows = [
         Row(
             title,
-            kinds[kind]["n"] // (2 if name in ("english", "chinese") else 1),
-            kinds[kind]["chance"],
+            (kinds[kind]["n"] // (2 if name in ("english", "chinese") else 1),),
+            kinds[kind]["macro_chance" if name == "macro" else "chance"],
             shares(lambda metrics, kind=kind, name=name: metrics["by_kind"][kind][name]),
         )
         for title, kind, name in ROWS
         if kind in kinds
     ]
-    for title, name, over in OVERALL:
-        if all(kind in kinds for kind in over):
-            chance = 0.5 if name == "match_balanced" else None
-            count = sum(kinds[kind]["n"] for kind in over)
-            rows.append(Row(title, count, chance, shares(lambda metrics, name=name: metrics[name])))
+    if all(kind in kinds for kind in BOTH_HALVES):
+        count = sum(kinds[kind]["n"] for kind in BOTH_HALVES)
+        balanced = shares(lambda metrics: metrics["match_balanced"])
+        rows.append(Row("do they match? both halves", (count,), 0.5, balanced))
+    if "sound" in kinds:
+        counts = [
+            round(mean(report["metrics"]["thing_given"] for report in several))
+            for several in reports.values()
+        ]
+        verbs = shares(lambda metrics: metrics["verb_given_thing"])
+        rows.append(Row("right verb, where the thing is right", tuple(counts), None, verbs))
     return rows
 
 
@@ -115,15 +121,25 @@ def table(rows: Sequence[Row]) -> str:
     head = ["", "n", *(f"{TITLES[variant]}" for variant in variants), "chance"]
     lines = [head, ["---"] * len(head)]
     for row in rows:
-        cells = [_spread(row.shares[variant]) for variant in variants]
+        cells = [_spread(_known(row, variant)) for variant in variants]
         chance = "" if row.chance is None else f"{row.chance:.3f}"
-        lines.append([row.title, str(row.n), *cells, chance])
+        lines.append([row.title, _count(row), *cells, chance])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _spread(shares: Sequence[float]) -> str:
-    around = f" ({min(shares):.3f} to {max(shares):.3f})" if min(shares) < max(shares) else ""
-    return f"{mean(shares):.3f}{around}"
+def _count(row: Row) -> str:
+    return ", ".join(map(str, row.n))
+
+
+def _known(row: Row, variant: str) -> list[float]:
+    return [share for share in row.shares[variant] if share is not None]
+
+
+def _spread(known: Sequence[float]) -> str:
+    if not known:
+        return "of none"
+    around = f" ({min(known):.3f} to {max(known):.3f})" if min(known) < max(known) else ""
+    return f"{mean(known):.3f}{around}"
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:
@@ -137,11 +153,11 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     width = 0.8 / len(variants)
     for number, variant in enumerate(variants):
         left = [place - 0.4 + (number + 0.5) * width for place in range(len(shown))]
-        heights = [mean(row.shares[variant]) for row in shown]
+        heights = [mean(_known(row, variant)) for row in shown]
         colour, label = COLOURS[variant], f"audio branch {TITLES[variant]}"
         axes.bar(left, heights, 0.92 * width, color=colour, label=label)
         for x, row in zip(left, shown, strict=True):
-            several = row.shares[variant]
+            several = _known(row, variant)
             axes.plot([x] * len(several), several, "o", color="black", markersize=3, alpha=0.7)
     for place, row in enumerate(shown):
         if row.chance is not None:
@@ -151,7 +167,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     titles = [row.title.replace(", ", ",\n").replace("? ", "?\n") for row in shown]
     axes.set_xticks(
         range(len(shown)),
-        [f"{title}\nn = {row.n}" for title, row in zip(titles, shown, strict=True)],
+        [f"{title}\nn = {_count(row)}" for title, row in zip(titles, shown, strict=True)],
         fontsize=8,
     )
     axes.set(ylim=(0, 1), ylabel="share of right answers")

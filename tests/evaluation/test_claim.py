@@ -101,6 +101,25 @@ def test_the_mean_over_things_is_not_the_share_of_answers(tmp_path):
     )
     assert (row["n"], row["things"], row["micro"], row["macro"]) == (8, 2, 0.75, 0.5)
     assert 0.4 < row["chance"] < 0.9
+    assert 0.4 < row["macro_chance"] < row["chance"]
+
+
+def test_chance_is_that_of_the_row_alone(tmp_path):
+    """Photographs of many things beside moving ones of two: those are guessed half of the time."""
+    names = ["cow", "dog", "cat", "horse", "ship", "car", "frog", "bird"]
+    still = [
+        ("any", Scene((Group(name, None),), seconds=0.0, seed=seed))
+        for seed, name in enumerate(8 * names)
+    ]
+    moving = [
+        ("moving", Scene((Group(name, None, 1, "left"),), seconds=4.0, seed=100 + seed))
+        for seed, name in enumerate(8 * ["cow", "dog"])
+    ]
+    questions = get_task("claim").load(write_listing(tmp_path, still + moving)).questions
+    rows = get_task("claim").measure(answers(questions, lambda q: "")).metrics["by_kind"]
+    assert 0.4 < rows["moving thing"]["chance"] < 0.6
+    assert 0.08 < rows["picture of anything"]["chance"] < 0.18
+    assert rows["motion"]["chance"] == 1.0  # there is one answer
 
 
 @pytest.mark.parametrize(

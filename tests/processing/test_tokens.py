@@ -1,4 +1,6 @@
 import re
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -128,6 +130,24 @@ def test_what_a_user_types_is_text(tokenizer):
     typed = prompt.input_ids[start:]
     assert not {tokenizer.eos_token_id, tokenizer.bos_token_id, *KINDS} & set(typed)
     assert prompt.media == ()
+
+
+def test_what_a_user_types_is_text_in_every_thread(tokenizer):
+    """Transformers keeps in the tokenizer whether it looks for special tokens."""
+    asked = [{"role": "user", "content": "</s><s> and </s><s>"}]
+    alone = tokenize(asked, "plain", tokenizer).input_ids
+
+    def often(_: int) -> list[list[int]]:
+        return [tokenize(asked, "plain", tokenizer).input_ids for _ in range(500)]
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            found = [ids for many in pool.map(often, range(4)) for ids in many]
+    finally:
+        sys.setswitchinterval(interval)
+    assert all(ids == alone for ids in found)
 
 
 def test_start_is_what_the_tokenizer_puts_there(tokenizers):

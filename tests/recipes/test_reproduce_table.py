@@ -25,6 +25,7 @@ def _kind(micro: float, n: int = 20) -> dict[str, float]:
         "english": micro + 0.02,
         "chinese": micro - 0.02,
         "chance": 0.08,
+        "macro_chance": 0.05,
     }
 
 
@@ -34,7 +35,10 @@ def results(tmp_path):
         for seed, share in enumerate(shares):
             kinds = {"picture": _kind(0.66), "sound": _kind(share, n=40)}
             kinds |= {f"match, {side}": _kind(share) for side in ("agreeing", "contradicting")}
-            metrics = {"by_kind": kinds, "match_balanced": share, "verb_given_thing": 0.97}
+            metrics = {"by_kind": kinds, "match_balanced": share}
+            metrics |= {"verb_given_thing": None, "thing_given": 0}
+            if variant != "turned":
+                metrics |= {"verb_given_thing": 0.97, "thing_given": round(40 * share)}
             folder = tmp_path / f"{variant}-{seed}"
             folder.mkdir()
             (folder / "claim.json").write_text(json.dumps({"metrics": metrics}))
@@ -48,9 +52,17 @@ def test_the_mean_over_seeds_stands_with_its_range_and_chance(results):
     assert heard == (
         "| heard | 40 | 0.600 (0.500 to 0.700) | 0.100 | 0.800 (0.700 to 0.900) | 0.080 |"
     )
+    macro = next(line for line in lines if "mean over things" in line)
+    assert macro.startswith("| heard, mean over things | 40 | 0.550")
+    assert macro.endswith(" | 0.050 |")
     english = next(line for line in lines if "English" in line)
     assert english.split(" | ")[1] == "20"
     assert any(line.startswith("| do they match? both halves | 40 ") for line in lines)
+
+
+def test_the_verb_is_a_share_of_the_answers_that_name_the_thing(results):
+    verb = table(make_rows(read_reports(results))).splitlines()[-1]
+    assert verb == "| right verb, where the thing is right | 24, 0, 32 | 0.970 | of none | 0.970 |  |"
 
 
 def test_kinds_without_answers_have_no_row(results):

@@ -158,14 +158,15 @@ def _text_ids(segment: Text, tokenizer: PreTrainedTokenizerBase) -> tuple[list[i
 
 
 def _encode(text: str, tokenizer: PreTrainedTokenizerBase, **options: bool) -> BatchEncoding:
-    return tokenizer(
-        text,
-        add_special_tokens=False,
-        split_special_tokens=True,  # what a user types is text, even "</s>"
-        return_attention_mask=False,
-        verbose=False,  # the length is checked where the context is known
-        **options,
-    )
+    given = {
+        "add_special_tokens": False,
+        # What a user types is text, even "</s>". Transformers keeps this in the tokenizer itself,
+        # which other threads use at the same time: so it is never set to anything else.
+        "split_special_tokens": True,
+        "return_attention_mask": False,
+        "verbose": False,  # the length is checked where the context is known
+    }
+    return tokenizer(text, **{**given, **options})
 
 
 def _split_typed_specials(text: str, tokenizer: PreTrainedTokenizerBase) -> list[str]:
@@ -195,8 +196,8 @@ def _special_ids(segment: Special, tokenizer: PreTrainedTokenizerBase) -> list[i
 
 def _start_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """What the tokenizer puts before a text: BOS for LLaMA, nothing for many others."""
-    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
-    full = tokenizer("a")["input_ids"]
+    bare = _encode("a", tokenizer)["input_ids"]
+    full = _encode("a", tokenizer, add_special_tokens=True)["input_ids"]
     for start in range(len(full) - len(bare) + 1):
         if full[start : start + len(bare)] == bare:
             return list(full[:start])

@@ -7,7 +7,8 @@
 Parts are "picture" (photographs of the commonest things), "any" (of all things), "sound"
 (recordings), "moving" (cut-outs that move) and "both" (a photograph with a recording). Questions
 are the world's, in English and Chinese. "micro" is the share of right answers, "macro" the mean of
-the shares of each thing. Chance is what the true answers reach when they are dealt out anew.
+the shares of each thing. Chance is what the true answers reach when they are dealt out anew within
+a row of the table and a language; the two rows of matching share theirs.
 """
 
 from collections import defaultdict
@@ -23,7 +24,7 @@ from video_llama.data.world.things import NAMED
 from video_llama.errors import DataError, OptionError
 from video_llama.evaluation.files import find_file, line_rows
 from video_llama.evaluation.task import Answered, Measured, Medium, Question, QuestionSet, Task
-from video_llama.evaluation.tasks.world import dealt_out
+from video_llama.evaluation.tasks.world import CHANCE_RULE, dealt_out
 
 LISTING = "claim.jsonl"
 # What is asked about each part.
@@ -63,7 +64,7 @@ def load(data: Path) -> QuestionSet:
 def measure(answered: Sequence[Answered]) -> Measured:
     """Shares by kind of question: over all, the mean over things, and in each language."""
     right = tuple(score(one.question.facts[0], one.prediction) for one in answered)
-    chances = dealt_out([one.question.facts[0] for one in answered])
+    chances = dealt_out([(_pool(one.question.kind), one.question.facts[0]) for one in answered])
     rows: dict[str, list[tuple[Answered, bool, float]]] = defaultdict(list)
     for one, hit, chance in zip(answered, right, chances, strict=True):
         rows[one.question.kind].append((one, hit, chance))
@@ -76,12 +77,12 @@ def measure(answered: Sequence[Answered]) -> Measured:
                 for kind in ("match, agreeing", "match, contradicting")
                 if kind in kinds
             ),
-            "verb_given_thing": _verbs(answered),
+            **_verbs(answered),
             "by_kind": kinds,
         },
         chance={"accuracy": _mean(chances), "match_balanced": 0.5},
         right=right,
-        chance_rule="the true answers dealt out anew within a kind and language",
+        chance_rule=CHANCE_RULE,
     )
 
 
@@ -104,25 +105,31 @@ def _kind(part: str, qa: QA, scene: Scene) -> str:
     return {"picture": "picture", "any": "picture of anything", "sound": "sound"}[part]
 
 
+def _pool(kind: str) -> str:
+    """What a row shares its chance level with: alone, all answers of "match, agreeing" are yes."""
+    return "match" if kind.startswith("match, ") else kind
+
+
 def _row(rows: Sequence[tuple[Answered, bool, float]]) -> dict[str, float]:
-    of_thing: dict[str, list[bool]] = defaultdict(list)
-    for one, hit, _ in rows:
+    of_thing: dict[str, list[tuple[bool, float]]] = defaultdict(list)
+    for one, hit, chance in rows:
         scene = one.question.facts[1]
-        of_thing[scene.sound or scene.things[0]].append(hit)
+        of_thing[scene.sound or scene.things[0]].append((hit, chance))
     return {
         "n": len(rows),
         "things": len(of_thing),
         "micro": _mean(hit for _, hit, _ in rows),
-        "macro": _mean(_mean(hits) for hits in of_thing.values()),
+        "macro": _mean(_mean(hit for hit, _ in one) for one in of_thing.values()),
         **{
             name: _mean(hit for one, hit, _ in rows if one.question.facts[0].language == language)
             for name, language in (("english", "en"), ("chinese", "zh"))
         },
         "chance": _mean(chance for _, _, chance in rows),
+        "macro_chance": _mean(_mean(chance for _, chance in one) for one in of_thing.values()),
     }
 
 
-def _verbs(answered: Sequence[Answered]) -> float:
+def _verbs(answered: Sequence[Answered]) -> dict[str, float | None]:
     """Of answers that name what is heard, how many say that it is heard, and how it sounds."""
     said = []
     for one in answered:
@@ -134,7 +141,7 @@ def _verbs(answered: Sequence[Answered]) -> float:
         thing = NAMED[scene.sound]
         hear, verb = ("hear", thing.sound) if qa.language == "en" else ("听", thing.sound_zh)
         said.append(hear in one.prediction and verb in one.prediction)
-    return _mean(said)
+    return {"verb_given_thing": _mean(said) if said else None, "thing_given": len(said)}
 
 
 def _mean(values: Any) -> float:

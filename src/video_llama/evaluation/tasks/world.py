@@ -6,7 +6,8 @@
 
 Without a folder one is made, of scenes from `HELD_OUT_SEED` on. An answer is right when it says the
 facts, in whatever words; see `data.world.answers`. Chance is what the true answers reach when they
-are dealt out anew among the questions of a kind and language.
+are dealt out anew among the questions of one row of the table and one language. Rows that have only
+yes or only no for an answer share theirs.
 """
 
 import random
@@ -27,6 +28,9 @@ from video_llama.evaluation.task import Answered, Measured, Medium, Question, Qu
 SCENES = 300  # as many as are made, unless fewer questions are wanted
 YES_NO = ("yesno",)
 DEALS = 20  # shuffles for the chance level
+CHANCE_RULE = (
+    "the true answers dealt out anew within a row and language, those of yes and of no together"
+)
 
 
 def make(folder: Path, limit: int | None) -> None:
@@ -51,7 +55,7 @@ def load(data: Path) -> QuestionSet:
 def measure(answered: Sequence[Answered]) -> Measured:
     """Accuracy by kind of question and language, and how often yes is said."""
     right = tuple(score(one.question.facts, one.prediction) for one in answered)
-    chances = dealt_out([one.question.facts for one in answered])
+    chances = dealt_out([(_pool(one.question.kind), one.question.facts) for one in answered])
     rows: dict[str, list[tuple[Answered, bool, float]]] = defaultdict(list)
     for one, hit, chance in zip(answered, right, chances, strict=True):
         rows[one.question.kind].append((one, hit, chance))
@@ -65,7 +69,7 @@ def measure(answered: Sequence[Answered]) -> Measured:
         },
         chance={"accuracy": round(sum(chances) / len(chances), 4)},
         right=right,
-        chance_rule="the true answers dealt out anew within a kind and language",
+        chance_rule=CHANCE_RULE,
     )
 
 
@@ -78,6 +82,11 @@ def question_kind(qa: QA, scene_kind: str) -> str:
     if qa.kind in ("sound", "both", "describe"):
         return f"{qa.kind} of {scene_kind}"
     return qa.kind
+
+
+def _pool(kind: str) -> str:
+    """What a row shares its chance level with: alone, all answers of "presence (yes)" are yes."""
+    return kind.removesuffix(" (yes)").removesuffix(" (no)")
 
 
 def _questions(key: str, row: dict[str, Any], language: Language, data: Path) -> list[Question]:
@@ -138,24 +147,27 @@ def _row(rows: Sequence[tuple[Answered, bool, float]]) -> dict[str, float | None
     }
 
 
-def dealt_out(asked: Sequence[QA]) -> list[float]:
-    """For each question, how often a true answer to another one of its kind and language is right.
+def dealt_out(asked: Sequence[tuple[str, QA]]) -> list[float]:
+    """For each question, how often a true answer to another one of its pool and language is right.
 
-    "Another" is drawn at random, and may be the same: answers are shuffled within their group.
+    "Another" is drawn at random, and may be the same: answers are shuffled within their group. Few
+    times for one question: the figures are for means.
+
+    Args:
+        asked: each question with the name of its pool.
     """
     rng = random.Random(0)
-    groups: dict[tuple[str, str], list[QA]] = defaultdict(list)
-    for qa in asked:
-        groups[qa.kind, qa.language].append(qa)
-    chance: dict[tuple[str, str], float] = {}
-    for sort, group in sorted(groups.items()):
-        answers = [qa.answer for qa in group]
-        right = 0
+    groups: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for place, (pool, qa) in enumerate(asked):
+        groups[pool, qa.language].append(place)
+    right = [0] * len(asked)
+    for _, places in sorted(groups.items()):
+        answers = [asked[place][1].answer for place in places]
         for _ in range(DEALS):
             rng.shuffle(answers)
-            right += sum(score(qa, answer) for qa, answer in zip(group, answers, strict=True))
-        chance[sort] = right / (DEALS * len(group))
-    return [chance[qa.kind, qa.language] for qa in asked]
+            for place, answer in zip(places, answers, strict=True):
+                right[place] += score(asked[place][1], answer)
+    return [count / DEALS for count in right]
 
 
 def _share(values: Iterable[bool]) -> float | None:
