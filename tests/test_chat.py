@@ -1,5 +1,7 @@
 """Conversations: what is kept, what is told, and that short cuts change no answer."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from video_llama.errors import (
 )
 from video_llama.media.reader import load_media
 from video_llama.media.source import SoundArray
+from video_llama.quantization import Int8Linear
 
 QUESTIONS = ["What do you see?", "And what do you hear?", "你听到了什么?"]
 SHORT = {"max_new_tokens": 24}
@@ -234,6 +237,71 @@ def test_a_stream_broken_off_before_a_word_was_not_asked(assistant, clip_path):
     assert chat.answer("?", **SHORT).text == assistant.ask(clip_path, "?", **SHORT)
 
 
+def test_a_stream_that_was_left_ends_before_the_next_question(assistant, clip_path, monkeypatch):
+    scripted(monkeypatch, assistant, "one two three")
+    chat = assistant.chat(clip_path)
+    pieces = chat.stream("First?")
+    begun = next(pieces)
+    chat.ask("Second?")
+    assert list(pieces) == []
+    assert [(turn["content"], turn.get("media")) for turn in chat.history] == [
+        ("First?", [clip_path.name]),
+        (begun, None),
+        ("Second?", None),
+        ("one two three", None),
+    ]
+    assert chat.last_answer is not None
+    assert chat.last_answer.text == "one two three"
+
+
+def test_media_that_come_during_an_answer_go_with_the_next_question(assistant, clip_path):
+    chat = assistant.chat(clip_path)
+    pieces = chat.stream("First?", **SHORT)
+    next(pieces)
+    chat.add(np.zeros((8, 8, 3), np.uint8))
+    pieces.close()
+    chat.ask("Second?", **SHORT)
+    assert [len(turn.get("media", [])) for turn in chat.history] == [1, 0, 1, 0]
+
+
+def test_what_is_forgotten_during_an_answer_does_not_come_back(assistant, clip_path):
+    chat = assistant.chat(clip_path)
+    pieces = chat.stream("First?", **SHORT)
+    next(pieces)
+    chat.reset()
+    pieces.close()
+    assert chat.history == []
+    assert chat.ask("?", **SHORT) == assistant.ask(clip_path, "?", **SHORT)
+
+
+def test_a_conversation_is_asked_by_one_thread_at_a_time(assistant, clip_path, monkeypatch):
+    chat = assistant.chat(clip_path)
+    refused = []
+
+    def ask_too(*given):
+        with pytest.raises(PromptError, match="is being answered"), ThreadPoolExecutor() as pool:
+            pool.submit(chat.ask, "Mine?").result()
+        refused.append(1)
+        return real(*given)
+
+    real = Handle.wait
+    monkeypatch.setattr(Handle, "wait", ask_too)
+    chat.ask("?", **SHORT)
+    assert refused
+    assert len(chat.history) == 2
+
+
+def test_warnings_are_told_by_the_first_answer(assistant, tmp_path, write_clip, monkeypatch):
+    silent = write_clip(tmp_path / "silent.mp4", tone=None)
+    chat = assistant.chat(silent)
+    with monkeypatch.context() as patch:
+        patch.setattr(Handle, "wait", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            chat.ask("?")
+    assert "no sound" in chat.answer("?", **SHORT).warnings[0]
+    assert chat.answer("?", **SHORT).warnings == ()
+
+
 @pytest.mark.parametrize("at_once", [True, False])
 def test_an_interrupt_leaves_a_usable_session(assistant, clip_path, monkeypatch, at_once):
     chat = assistant.chat(clip_path)
@@ -450,6 +518,23 @@ def test_what_is_no_text_is_no_question(assistant, clip_path, question, said):
         assistant.chat(clip_path).ask(question)
 
 
+@pytest.mark.parametrize(("system", "said"), [(3, "int"), ("half \ud83d", "UTF-8")])
+def test_what_is_no_text_is_no_system_text(assistant, system, said):
+    with pytest.raises(PromptError, match=f"system text .*{said}"):
+        assistant.chat(system=system)
+
+
+def test_an_empty_system_text_is_none(any_assistant):
+    """Instead of the template's own."""
+
+    def length(system):
+        chat = any_assistant.chat(np.zeros((8, 8, 3), np.uint8), system=system)
+        return chat.answer("?", **SHORT).tokens.prompt
+
+    own = any_assistant.processor.prompt_template.name != "plain"
+    assert (length("") < length(None)) == own
+
+
 def test_bad_options_are_named(assistant, clip_path):
     with pytest.raises(OptionError, match="temperature"):
         assistant.ask(clip_path, "?", temperature=-1)
@@ -459,6 +544,8 @@ def test_bad_options_are_named(assistant, clip_path):
         assistant.chat(clip_path, framez=4)
     with pytest.raises(OptionError, match="on_bad_sound"):
         assistant.chat(clip_path, on_bad_sound="ignore")
+    with pytest.raises(OptionError, match="limits is a Limits"):
+        assistant.chat(clip_path, limits=None)
     with pytest.raises(OptionError, match=r"quantization.*int3"):
         VideoLlama.load("nano", quantization="int3")
 
@@ -481,6 +568,25 @@ def test_int8_weights_answer_and_differ_little(tiny_model_dir, assistant, clip_p
     x = torch.eye(exact.in_features)
     step = exact.weight.abs().amax(dim=1) / 127
     assert ((coarse(x) - exact(x)).abs() <= step / 2 + 1e-6).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_error_of_int8_is_half_a_step_in_half_precision_too(dtype):
+    layer = torch.nn.Linear(64, 32, bias=False)
+    layer.weight.data.mul_(1e-3)
+    layer.to(dtype)
+    coarse = Int8Linear(layer)
+    weight = layer.weight.float()
+    step = weight.abs().amax(dim=1, keepdim=True) / 127
+    assert ((coarse.weight * coarse.scale - weight).abs() <= step / 2 * (1 + 1e-5)).all()
+    assert coarse(torch.ones(3, 64, dtype=dtype)).dtype == dtype
+
+
+def test_int8_weights_are_not_saved_as_if_they_were_whole(tiny_model_dir, tmp_path):
+    small = VideoLlama.load(tiny_model_dir, device="cpu", quantization="int8")
+    with pytest.raises(OptionError, match="int8 are not saved"):
+        small.model.save_pretrained(tmp_path / "int8")
+    assert not (tmp_path / "int8").exists()
 
 
 def test_every_real_file_answers(assistant, media_dir):

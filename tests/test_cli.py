@@ -3,8 +3,10 @@
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -148,9 +150,36 @@ def test_a_history_that_cannot_be_kept_is_a_warning(tmp_path, monkeypatch, capsy
     taken = tmp_path / "taken"
     taken.write_text("a file, and no folder")
     monkeypatch.setenv("VIDEO_LLAMA_HISTORY", str(taken / "history"))
-    monkeypatch.setattr("video_llama.repl._prompted", lambda: iter(["What?"]))
-    assert list(typed_lines()) == ["What?"]
-    assert "warning: questions cannot be kept" in capsys.readouterr().err
+    monkeypatch.setattr("video_llama.repl._prompted", typing("What?", "And?"))
+    assert list(typed_lines()) == ["What?", "And?"]
+    assert capsys.readouterr().err.count("warning: questions cannot be kept") == 1
+
+
+def test_a_question_is_kept_at_once_and_beside_those_of_others(tmp_path, monkeypatch):
+    history = tmp_path / "new" / "history"
+    monkeypatch.setenv("VIDEO_LLAMA_HISTORY", str(history))
+    monkeypatch.setattr("video_llama.repl._prompted", typing("Mine?", "", "And mine?"))
+    lines = typed_lines()
+    assert next(lines) == "Mine?"
+    assert history.read_text().splitlines()[-1:] == ["Mine?"]
+    with history.open("a") as other:
+        other.write("Another's?\n")
+    assert list(lines) == ["", "And mine?"]
+    assert history.read_text().splitlines()[-3:] == ["Mine?", "Another's?", "And mine?"]
+    assert history.stat().st_mode & 0o777 == 0o600
+
+
+def typing(*lines):
+    """What `_prompted` gives; readline remembers what is not empty, as when it is typed."""
+
+    def prompted():
+        readline = pytest.importorskip("readline")
+        for line in lines:
+            if line:
+                readline.add_history(line)
+            yield line
+
+    return prompted
 
 
 def test_what_looks_like_a_file():
@@ -190,6 +219,8 @@ def test_debug_shows_where_an_error_was_raised(run, tiny_model_dir):
 
 # chat
 
+CUT = "warning: the answer was cut after 8 tokens\n"
+
 
 @pytest.fixture
 def talk(tiny_model_dir, clip_path):
@@ -209,7 +240,7 @@ def test_questions_are_answered_in_turn(talk):
     answers = [message["content"] for message in talk.session.history if "media" not in message]
     assert worked
     assert out == f"{answers[0]}\n{answers[2]}\n"
-    assert err == ""
+    assert err == 2 * CUT
 
 
 def test_media_reset_and_history(talk, tmp_path, write_clip):
@@ -223,8 +254,8 @@ def test_media_reset_and_history(talk, tmp_path, write_clip):
 
 
 def test_quit_ends_and_help_lists(talk):
-    worked, out, _ = talk("/help", "/quit", "never asked")
-    assert worked
+    worked, out, err = talk("\ufeff/help", "/quit\tnow", "never asked")
+    assert (worked, err) == (True, "")
     assert "/media" in out
     assert talk.session.history == []
 
@@ -235,6 +266,7 @@ def test_errors_do_not_end_a_conversation(talk):
     assert err.splitlines() == [
         "error: no such file: nowhere.mp4",
         "error: there is no command /dance; /help lists them",
+        CUT.strip(),
     ]
     assert out.strip()
 
@@ -242,7 +274,7 @@ def test_errors_do_not_end_a_conversation(talk):
 def test_what_is_no_text_does_not_end_a_conversation(talk):
     worked, out, err = talk("half a \udce9 letter", "What?")
     assert not worked
-    assert err == "error: the question is not text in UTF-8\n"
+    assert err == "error: the question is not text in UTF-8\n" + CUT
     assert out.strip()
 
 
@@ -260,6 +292,26 @@ def test_an_interrupt_stops_an_answer_only(talk, monkeypatch):
     assert out.count(" ...\n") == 2
 
 
+def test_an_interrupt_while_a_file_is_read_leaves_it_out(talk, clip_path, tmp_path, monkeypatch):
+    """And the file is not read to its end first."""
+    over = threading.Event()
+
+    def read(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        over.wait(60)
+
+    monkeypatch.setattr("video_llama.media_cache.read", read)
+    other = tmp_path / "other.mkv"
+    other.write_bytes(clip_path.read_bytes() + b"more")
+    worked, out, err = talk(f"/media {other}", "What?")
+    assert not over.is_set()
+    over.set()
+    assert worked
+    assert "stopped; nothing was added" in err
+    assert len(talk.session.media) == 1
+    assert out.strip()
+
+
 def test_chat_through_a_pipe(tiny_model_dir, clip_path):
     done = process("chat", clip_path, "-m", tiny_model_dir, *SHORT, input="What?\n/nothing\nAnd?\n")
     assert done.returncode == 1
@@ -274,6 +326,10 @@ def test_paths_after_media(tmp_path, monkeypatch):
     assert split_paths("a b.mp4") == ["a b.mp4"]
     assert split_paths("'c d.mp4' e.mp4") == ["c d.mp4", "e.mp4"]
     assert split_paths("it's.mp4") == ["it's.mp4"]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert split_paths("~/a b.mp4") == [f"{tmp_path}/a b.mp4"]
+    assert split_paths("~/c.mp4 d.mp4") == [f"{tmp_path}/c.mp4", "d.mp4"]
     assert split_paths(" ".join(["long.mp4"] * 99)) == ["long.mp4"] * 99
 
 

@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,6 +54,15 @@ def test_an_unknown_option_is_named():
 def test_values_of_another_kind_are_refused_by_name(field, value):
     with pytest.raises(OptionError, match=f"{field} must be"):
         GenerationOptions(**{field: value})
+
+
+def test_numbers_of_numpy_are_numbers():
+    options = GenerationOptions(
+        max_new_tokens=np.int64(4), temperature=np.float32(0.5), seed=np.uint64(3)
+    )
+    assert options == GenerationOptions(max_new_tokens=4, temperature=0.5, seed=3)
+    with pytest.raises(OptionError, match="seed"):
+        GenerationOptions(seed=np.int64(-1))
 
 
 def test_one_stop_text_may_be_given_bare():

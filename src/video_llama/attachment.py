@@ -26,6 +26,7 @@ from video_llama.answer import (
 )
 from video_llama.errors import CorruptMediaError, OptionError, UnsupportedMediaError
 from video_llama.generation import require_names
+from video_llama.media.arrays import is_number
 from video_llama.media.clip import MediaClip
 from video_llama.media.limits import Limits
 from video_llama.media.reader import MediaSource, load_media, probe
@@ -69,10 +70,11 @@ class MediaOptions:
             raise OptionError(f"on_bad_sound is 'error' or 'warn', not {self.on_bad_sound!r}")
         if self.num_frames is not None:
             require_count(self.num_frames, "num_frames")
-        if self.fps is not None and not (
-            isinstance(self.fps, (int, float)) and 0 < self.fps < math.inf
-        ):
+        if self.fps is not None and not (is_number(self.fps) and 0 < self.fps < math.inf):
             raise OptionError(f"fps must be a number above 0, not {self.fps!r}")
+        for name, kind in (("limits", Limits), ("policy", SourcePolicy)):
+            if not isinstance(getattr(self, name), kind):
+                raise OptionError(f"{name} is a {kind.__name__}, not {getattr(self, name)!r}")
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> Self:

@@ -10,10 +10,12 @@ A second question runs only what is new of the prompt: features, keys and values
 conversations of a `VideoLlama` share one engine, and may be held at the same time in threads.
 """
 
+import contextlib
 import threading
 import time
 import uuid
-from collections.abc import Generator, Iterable, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -39,6 +41,9 @@ from video_llama.quantization import quantize_linear_layers, require_quantizatio
 from video_llama.reply import PLAIN_DECODING, Reply
 
 DEFAULT_MAX_NEW_TOKENS = 300
+_ONE_AT_A_TIME = (
+    "a question of this conversation is being answered; wait for it, or begin another conversation"
+)
 LEAST_ANSWER = 16  # tokens that must be free for an answer when no number is asked for
 
 
@@ -184,13 +189,17 @@ class VideoLlama:
 
         Args:
             media: paths, bytes, file objects, `data:` URLs, arrays or clips, also in lists.
-            system: a text that precedes the conversation, instead of the template's own.
+            system: a text that precedes the conversation, instead of the template's own; "" for
+                none.
             reading: fields of `MediaOptions`: num_frames, with_sound, on_bad_sound, limits, policy.
 
         Raises:
             MediaError: a medium that cannot be used.
             OptionError: a bad option.
+            PromptError: a system text that is no text.
         """
+        if system is not None:
+            _require_text(system, "system text")
         session = ChatSession(self, system=system, reading=MediaOptions.of(reading))
         session.add(*media)
         return session
@@ -211,6 +220,8 @@ class VideoLlama:
 class ChatSession:
     """A conversation. Made by `VideoLlama.chat`; one question at a time.
 
+    A stream that was left and not closed ends when the next question is asked.
+
     Attributes:
         last_answer: the latest answer with its facts, also after `ask` and `stream`.
     """
@@ -225,6 +236,9 @@ class ChatSession:
         self._pending: list[int] = []  # attachments that go with the next question
         self._unreported: list[int] = []  # those whose cost and warnings no answer has told yet
         self._turns: list[Turn] = []
+        self._asking = threading.Lock()
+        # The latest stream; a weak one, for a stream that nobody has any more is closed at once.
+        self._stream_of: Callable[[], Generator[str, None, None] | None] = lambda: None
         self.last_answer: Answer | None = None
 
     @property
@@ -256,10 +270,15 @@ class ChatSession:
         self._unreported += numbers
 
     def reset(self) -> None:
-        """Forget what was said. The media stay, with their features, for the next question."""
-        self._turns = []
-        self._pending = list(range(len(self._attachments)))
-        self.last_answer = None
+        """Forget what was said. The media stay, with their features, for the next question.
+
+        Raises:
+            PromptError: a question is being answered in another thread.
+        """
+        with self._alone():
+            self._turns = []
+            self._pending = list(range(len(self._attachments)))
+            self.last_answer = None
 
     def ask(self, question: str, **options: Any) -> str:
         """The answer's text; see `answer`."""
@@ -275,14 +294,15 @@ class ChatSession:
 
         Raises:
             OptionError: a bad option.
-            PromptError: an empty question.
+            PromptError: an empty question, or one that is asked while another thread's is answered.
             PromptTooLongError: the conversation does not fit in the model's context.
         """
-        reply = self._begin(question, GenerationOptions.of(options))
-        for _ in self._stream(reply, at_once=True):
-            pass
-        assert self.last_answer is not None
-        return self.last_answer
+        with self._alone():
+            reply = self._begin(question, GenerationOptions.of(options))
+            for _ in self._stream(reply, at_once=True):
+                pass
+            assert self.last_answer is not None
+            return self.last_answer
 
     def stream(self, question: str, **options: Any) -> Generator[str, None, None]:
         """Ask a question; the answer's text comes piece by piece, joined it is the whole.
@@ -290,12 +310,33 @@ class ChatSession:
         Closing the iterator stops the model; what was given until then stays in the conversation.
         Arguments and errors are those of `answer`; they are raised by this call itself.
         """
-        reply = self._begin(question, GenerationOptions.of(options))
-        return self._stream(reply, at_once=False)
+        with self._alone():
+            reply = self._begin(question, GenerationOptions.of(options))
+            stream = self._stream(reply, at_once=False)
+            self._stream_of = weakref.ref(stream)
+            return stream
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nobody else asks meanwhile, and what was asked before is over."""
+        if not self._asking.acquire(blocking=False):
+            raise PromptError(_ONE_AT_A_TIME)
+        try:
+            stream = self._stream_of()
+            if stream is not None:
+                try:
+                    stream.close()
+                except ValueError:  # it is running just now
+                    raise PromptError(_ONE_AT_A_TIME) from None
+            yield
+        finally:
+            self._asking.release()
 
     def _begin(self, question: str, options: GenerationOptions) -> Reply:
         started = time.monotonic()
-        _require_text(question)
+        _require_text(question, "question")
+        if not question.strip():
+            raise PromptError("the question is empty; ask something")
         media = tuple(self._pending)
         turns = [*self._turns, Turn(question, media)]
         self._assistant.check_length(turns, self._system)
@@ -320,11 +361,11 @@ class ChatSession:
 
     def _finish(self, reply: Reply) -> None:
         """Put the answer into the conversation; a question broken off without one was not asked."""
+        told = [self._attachments[number] for number in self._unreported]
         if reply.text or reply.finish_reason != "cancelled":
             self._turns.append(Turn(reply.question, reply.media, reply.text))
-            self._pending = self._pending[len(reply.media) :]
-        told = [self._attachments[number] for number in self._unreported]
-        self._unreported = []
+            self._pending = [number for number in self._pending if number not in reply.media]
+            self._unreported = []
         self.last_answer = reply.answer(
             decode=sum(attachment.decode_seconds for attachment in told),
             encode=sum(attachment.encode_seconds for attachment in told),
@@ -333,15 +374,13 @@ class ChatSession:
         )
 
 
-def _require_text(question: str) -> None:
-    if not isinstance(question, str):
-        raise PromptError(f"a question is a text, not {type(question).__name__}")
-    if not question.strip():
-        raise PromptError("the question is empty; ask something")
+def _require_text(text: object, what: str) -> None:
+    if not isinstance(text, str):
+        raise PromptError(f"the {what} is a text, not {type(text).__name__}")
     try:
-        question.encode()
+        text.encode()
     except UnicodeEncodeError:
-        raise PromptError("the question is not text in UTF-8") from None
+        raise PromptError(f"the {what} is not text in UTF-8") from None
 
 
 def _flat(media: Iterable[Any]) -> Iterator[Any]:

@@ -66,7 +66,7 @@ IgnoreBadSound = Annotated[
 ]
 AllowHost = Annotated[
     list[str] | None,
-    typer.Option(metavar="HOST", help="Host of http(s) media; may be given again."),
+    typer.Option(metavar="HOST", help="Host (or HOST:PORT) of http(s) media; may be given again."),
 ]
 
 
@@ -184,9 +184,10 @@ def chat(
 ) -> None:
     """Talk about media, question by question.
 
-    MEDIA are as in "ask", and more can be added on the way. Every medium is looked at once; a later
-    question is answered faster. Lines that begin with a slash are commands: /media PATH, /reset,
-    /history, /help, /quit. Ctrl-C stops an answer. Questions can also come from a pipe.
+    MEDIA are as in "ask" but for "-", and more can be added on the way. Every medium is looked at
+    once; a later question is answered faster. Lines that begin with a slash are commands:
+    /media PATH, /reset, /history, /help, /quit. Ctrl-C stops an answer. Questions can also come
+    from a pipe.
 
     \b
     Example:
@@ -196,6 +197,8 @@ def chat(
     Questions are remembered in ~/.local/state/video-llama/history; VIDEO_LLAMA_HISTORY names
     another file, or none when it is empty.
     """
+    if commands.STANDARD_INPUT in (media or []):
+        raise typer.BadParameter('"-" is for "ask": here questions come from the standard input')
     commands.run_chat(
         commands.ModelChoice(model, device, dtype, quantization, offline),
         media or [],

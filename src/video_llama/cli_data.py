@@ -97,7 +97,7 @@ def pack(
     data_format: Format = "auto",
     media: MediaFolder = None,
     shard_size: Annotated[
-        float, typer.Option(min=0.1, metavar="MB", help="Size of a shard in megabytes.")
+        float, typer.Option(min=0.1, max=1e6, metavar="MB", help="Size of a shard in megabytes.")
     ] = 256.0,
     as_json: AsJson = False,
 ) -> None:

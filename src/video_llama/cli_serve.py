@@ -96,7 +96,7 @@ def serve(
         ),
     ] = None,
     file_hours: Annotated[
-        float, typer.Option(min=0.01, metavar="X", help="Uploaded files are kept so long.")
+        float, typer.Option(min=0.01, max=1e6, metavar="X", help="Uploaded files are kept so long.")
     ] = 24.0,
     feature_folder: Annotated[
         Path | None,

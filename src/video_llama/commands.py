@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from video_llama import repl
 from video_llama.terminal import (
     is_there,
     loading,
@@ -68,8 +69,7 @@ def run_ask(
             write("\n", sys.stdout)
             assert session.last_answer is not None
             answer = session.last_answer
-            if answer.finish_reason == "length":
-                print_warnings([f"the answer was cut after {answer.tokens.generated} tokens"])
+            print_warnings(repl.cut_warning(answer))
         print_warnings(answer.warnings)
 
 
@@ -84,7 +84,7 @@ def answer_json(answer: "Answer", model: str, question: str, load_seconds: float
 
 def argument_mistake(media: Sequence[str], question: str) -> str | None:
     """What is wrong with the arguments of `ask`, if something plainly is."""
-    if not media and _looks_like_file(question):
+    if not media and _is_medium(question):
         return (
             f'{question!r} is a file, and the question is missing: ask {question} "What happens?"'
         )
@@ -103,11 +103,12 @@ def argument_mistake(media: Sequence[str], question: str) -> str | None:
     return None
 
 
+def _is_medium(text: str) -> bool:
+    return _is_address(text) or Path(text).suffix.lower() in MEDIA_SUFFIXES or is_there(text)
+
+
 def _looks_like_file(text: str) -> bool:
-    if _is_address(text):
-        return True
-    known = Path(text).suffix.lower() in MEDIA_SUFFIXES
-    return known or "/" in text or is_there(text)
+    return "/" in text or _is_medium(text)
 
 
 def _is_address(text: str) -> bool:
@@ -122,19 +123,17 @@ def run_chat(
     options: dict[str, Any],
 ) -> None:
     """Talk until the input ends. Exit status 1 when a question from a pipe failed."""
-    from video_llama.repl import Repl, media_line, typed_lines
-
     with reporting():
         with loading():
             assistant = _load(choice, media, options)
         session = assistant.chat(_sources(media), **_with_policy(reading))
-    repl = Repl(session, **options)
+    talk = repl.Repl(session, **options)
     if sys.stdin.isatty():
         for use in session.media:
-            write(media_line(use) + "\n", sys.stdout)
+            write(repl.media_line(use) + "\n", sys.stdout)
         write("Ask something; /help lists the commands.\n", sys.stdout)
-        repl.run(typed_lines())
-    elif not repl.run(sys.stdin):
+        talk.run(repl.typed_lines())
+    elif not talk.run(sys.stdin):
         raise SystemExit(1)
 
 

@@ -66,6 +66,10 @@ class PromptTooLongError(PromptError):
         super().__init__(message)
         self.excess = excess
 
+    def __reduce__(self) -> tuple[type, tuple[str, int]]:
+        """For another process: with what it was made from."""
+        return type(self), (str(self), self.excess)
+
 
 class DataError(VideoLlamaError):
     """A row or a file of a data set that cannot be used; the message names it and its fault."""

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+import numpy as np
+
 from video_llama.errors import OptionError
 
 COLDEST = 1e-6  # colder is 0: scores divided by less are no numbers any more
@@ -43,6 +45,9 @@ class GenerationOptions:
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):  # numpy's numbers, as from an array of seeds
+            if isinstance(given := getattr(self, field.name), np.generic):
+                object.__setattr__(self, field.name, given.item())
         if self.max_new_tokens is not None:
             _require_integer("max_new_tokens", self.max_new_tokens, least=1)
         _require_number("temperature", self.temperature, "0 or more", lambda x: x >= 0)

@@ -64,7 +64,7 @@ def write_prompt(
     processor: VideoLlamaProcessor,
 ) -> Prompt:
     """The prompt that asks the last of the turns; `system` replaces the template's own text."""
-    messages = [Message("system", (system,))] if system else []
+    messages = [] if system is None else [Message("system", (system,))]
     for turn in turns:
         parts = [attachments[number].part for number in turn.media]
         messages.append(Message("user", (*parts, turn.question)))

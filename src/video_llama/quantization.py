@@ -37,12 +37,12 @@ class Int8Linear(nn.Module):
         scale = weight.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
         scale = scale / STEPS
         self.register_buffer("weight", (weight / scale).round().to(torch.int8))
-        self.register_buffer("scale", scale.to(layer.weight.dtype))
+        self.register_buffer("scale", scale)  # float32: rounded further, it would shift a whole row
         self.bias = layer.bias
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., I) -> (..., O)."""
-        product = F.linear(x, self.weight.to(x.dtype)) * self.scale.squeeze(1)
+        product = (F.linear(x, self.weight.to(x.dtype)) * self.scale.squeeze(1)).to(x.dtype)
         return product if self.bias is None else product + self.bias
 
 

@@ -12,12 +12,19 @@ from video_llama.errors import OptionError, VideoLlamaError
 from video_llama.terminal import is_there, print_warnings, write
 
 if TYPE_CHECKING:
-    from video_llama.answer import MediaUse
+    from video_llama.answer import Answer, MediaUse
     from video_llama.chat import ChatSession
 
 HISTORY_VARIABLE = "VIDEO_LLAMA_HISTORY"
 HISTORY_LINES = 1000
 PROMPT = "> "
+
+
+def cut_warning(answer: "Answer") -> list[str]:
+    """What a person is told of an answer that had all its tokens."""
+    if answer.finish_reason != "length":
+        return []
+    return [f"the answer was cut after {answer.tokens.generated} tokens"]
 
 
 def media_line(use: "MediaUse") -> str:
@@ -63,8 +70,8 @@ class Repl:
     def run(self, lines: Iterable[str]) -> bool:
         """Go through the lines; False when something failed on the way."""
         for line in lines:
-            line = line.strip()
-            if line in ("/quit", "/exit"):
+            line = line.removeprefix("\ufeff").strip()  # Windows begins files with that mark
+            if line.split(maxsplit=1)[:1] in (["/quit"], ["/exit"]):
                 break
             if line:
                 self._handle(line)
@@ -79,14 +86,17 @@ class Repl:
         except VideoLlamaError as error:
             self.failed = True
             write(f"error: {error}\n", self.err)
+        except KeyboardInterrupt:  # of a question: see there
+            write("\nstopped; nothing was added\n", self.err)
 
     def _command(self, line: str) -> None:
-        name, _, rest = line.partition(" ")
+        name, *rest = line.split(maxsplit=1)
         if name not in self.commands:
             raise OptionError(f"there is no command {name}; /help lists them")
-        self.commands[name](rest.strip())
+        self.commands[name](*rest or [""])
 
     def _question(self, question: str) -> None:
+        before = self.session.last_answer
         try:
             for piece in self.session.stream(question, **self.options):
                 write(piece, self.out)
@@ -94,7 +104,8 @@ class Repl:
             write(" ...", self.out)  # stopped, and known to be
         self._print("")
         answer = self.session.last_answer
-        print_warnings(answer.warnings if answer else (), self.err)
+        if answer is not None and answer is not before:
+            print_warnings([*cut_warning(answer), *answer.warnings], self.err)
 
     def _media(self, rest: str) -> None:
         if rest:
@@ -112,10 +123,11 @@ class Repl:
 
 def split_paths(text: str) -> list[str]:
     """Paths as a shell would read them; a name with spaces that exists needs no quotes."""
-    if is_there(text):
-        return [text]
+    home = os.path.expanduser(text)  # noqa: PTH111 (of a user who is not there, as it is)
+    if is_there(home):
+        return [home]
     try:
-        return shlex.split(text)
+        return [os.path.expanduser(word) for word in shlex.split(text)]  # noqa: PTH111
     except ValueError:  # a quote that is not closed, as in a file's name
         return [text]
 
@@ -123,6 +135,7 @@ def split_paths(text: str) -> list[str]:
 def typed_lines() -> Iterator[str]:
     """Lines typed at a prompt, with editing and the questions of earlier days."""
     history = _history_file()
+    readline = None
     with contextlib.suppress(ImportError):  # some systems have no readline; a prompt works anyway
         import readline
 
@@ -130,14 +143,25 @@ def typed_lines() -> Iterator[str]:
         if history is not None and history.is_file():
             with _unkept(f"earlier questions in {history} cannot be read"):
                 readline.read_history_file(history)
-    try:
-        yield from _prompted()
-    finally:
-        if history is not None and "readline" in sys.modules:
-            with _unkept(f"questions cannot be kept in {history}"):
-                history.parent.mkdir(parents=True, exist_ok=True)
-                history.touch(mode=0o600)
-                sys.modules["readline"].write_history_file(history)
+    known = 0 if readline is None else readline.get_current_history_length()
+    for line in _prompted():
+        if readline is not None and history is not None:
+            # At once: whoever closes the terminal does not say so.
+            count = readline.get_current_history_length()
+            if count > known and not _remembered(history, readline):
+                history = None
+            known = count
+        yield line
+
+
+def _remembered(history: Path, readline: Any) -> bool:
+    """Add the line typed last to the file."""
+    with _unkept(f"questions cannot be kept in {history}"):
+        history.parent.mkdir(parents=True, exist_ok=True)
+        history.touch(mode=0o600)
+        readline.append_history_file(1, history)
+        return True
+    return False
 
 
 @contextlib.contextmanager

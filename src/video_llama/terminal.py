@@ -39,6 +39,8 @@ def prepare_process() -> None:
             setattr(sys, name, Path(os.devnull).open("r" if name == "stdin" else "w"))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # an answer may be Chinese, a terminal not
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # one bad line is refused, and not all
     sys.excepthook = _report_fault
     if not debugging():
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -104,8 +106,13 @@ def reporting(as_json: bool = False) -> Iterator[None]:
             message = ": ".join(str(part) for part in (error.filename, error.strerror) if part)
         write(f"error: {message or type(error).__name__}\n", sys.stderr)
         if as_json:
-            print_json({"error": {"type": type(error).__name__, "message": message}})
+            with contextlib.suppress(OSError):  # stdout may be what failed
+                print_json({"error": {"type": type(error).__name__, "message": message}})
         raise SystemExit(1) from None
+    except Exception as error:
+        if as_json:
+            print_json({"error": {"type": type(error).__name__, "message": str(error)}})
+        raise
 
 
 def _report_fault(
@@ -134,8 +141,13 @@ def is_there(text: str) -> bool:
 
 
 def print_json(value: Any) -> None:
-    """One object on stdout, readable by people too."""
-    print(json.dumps(value, ensure_ascii=False, indent=2))
+    """One object on stdout, readable by people too; in ASCII where stdout cannot say all of it."""
+    text = json.dumps(value, ensure_ascii=False, indent=2)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=2)
+    print(text)
 
 
 def print_warnings(messages: Iterable[str], err: TextIO | None = None) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,34 @@ def test_an_error_is_raised_and_not_kept():
     with pytest.raises(ValueError, match="damaged"):
         cache.get(KEY, fail)
     assert same(cache.get(KEY, lambda: features(1)), features(1))
+
+
+def test_an_interrupt_is_only_for_who_was_interrupted():
+    cache = FeatureCache()
+    begun, go, got = threading.Event(), threading.Event(), []
+
+    def interrupted() -> Features:
+        begun.set()
+        go.wait(20)
+        raise KeyboardInterrupt
+
+    def first() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            cache.get(KEY, interrupted)
+
+    def second() -> None:
+        got.append(cache.get(KEY, lambda: features(3)))
+
+    threads = [threading.Thread(target=first), threading.Thread(target=second)]
+    threads[0].start()
+    assert begun.wait(20)
+    threads[1].start()
+    time.sleep(0.05)
+    go.set()
+    for thread in threads:
+        thread.join(20)
+    assert same(got[0], features(3))
+    assert cache.misses == 2
 
 
 def test_files_outlive_a_process(tmp_path):

@@ -62,7 +62,9 @@ def test_the_mean_over_seeds_stands_with_its_range_and_chance(results):
 
 def test_the_verb_is_a_share_of_the_answers_that_name_the_thing(results):
     verb = table(make_rows(read_reports(results))).splitlines()[-1]
-    assert verb == "| right verb, where the thing is right | 24, 0, 32 | 0.970 | of none | 0.970 |  |"
+    assert (
+        verb == "| right verb, where the thing is right | 24, 0, 32 | 0.970 | of none | 0.970 |  |"
+    )
 
 
 def test_kinds_without_answers_have_no_row(results):

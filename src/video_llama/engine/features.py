@@ -46,6 +46,10 @@ class Features:
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
 
+class _Interrupted(Exception):  # noqa: N818 (it is nobody's fault)
+    """Whoever made the features was interrupted."""
+
+
 class FeatureCache:
     """Features by key; those used last stay. May be used by several threads.
 
@@ -74,25 +78,33 @@ class FeatureCache:
     def get(self, key: str, make: Callable[[], Features]) -> Features:
         """The features of a key; `make` makes them where there are none.
 
-        What `make` raises is raised for everyone who waits, and nothing is kept.
+        What `make` raises is raised for everyone who waits, and nothing is kept. Who waits for one
+        that was interrupted makes them instead.
         """
-        with self._lock:
-            if key in self._kept:
-                self.hits += 1
-                self._kept.move_to_end(key)
-                return self._kept[key]
-            made: Future[Features] = Future()
-            coming = self._being_made.setdefault(key, made)
-            if coming is not made:
-                self.hits += 1
-        if coming is not made:
-            return coming.result()
+        while True:
+            with self._lock:
+                if key in self._kept:
+                    self.hits += 1
+                    self._kept.move_to_end(key)
+                    return self._kept[key]
+                made: Future[Features] = Future()
+                coming = self._being_made.setdefault(key, made)
+            if coming is made:
+                return self._make(key, make, made)
+            with contextlib.suppress(_Interrupted):
+                features = coming.result()
+                with self._lock:
+                    self.hits += 1
+                return features
+
+    def _make(self, key: str, make: Callable[[], Features], made: Future[Features]) -> Features:
+        """Make them, for all who wait for `made`."""
         try:
             features = self._find_or_make(key, make)
         except BaseException as error:
             with self._lock:
                 del self._being_made[key]
-            made.set_exception(error)
+            made.set_exception(error if isinstance(error, Exception) else _Interrupted())
             raise
         with self._lock:
             del self._being_made[key]

@@ -7,14 +7,32 @@ answers of nano got 4,100 tokens a second while the thread that loaded it lived 
 without it (tried once, by hand).
 """
 
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import TypeVar
 
 _T = TypeVar("_T")
 
 
 def in_own_thread(work: Callable[[], _T]) -> _T:
-    """What `work` returns or raises. It runs to its end even when the caller is interrupted."""
-    with ThreadPoolExecutor(1, "apart") as thread:
-        return thread.submit(work).result()
+    """What `work` returns or raises.
+
+    A caller that is interrupted does not wait for it: it goes on to its end, and nobody sees that.
+    """
+    done: Future[_T] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:  # noqa: BLE001 (raised by the caller)
+            done.set_exception(error)
+
+    # A daemon, so that a process that is to end does not wait for it either.
+    thread = threading.Thread(target=run, name="apart", daemon=True)
+    thread.start()
+    try:
+        return done.result()
+    finally:
+        if done.done():
+            thread.join()

@@ -53,14 +53,17 @@ def frame_times(array: FramesArray, count: int) -> tuple[list[float], tuple[str,
         OptionError: times that are not ascending or not one for each frame, an fps not above 0.
     """
     if array.times is not None:
-        times = [float(time) for time in array.times]
+        try:
+            times = [float(time) for time in array.times]
+        except (TypeError, ValueError):
+            raise OptionError("the times of frames must be numbers, ascending") from None
         if len(times) != count:
             raise OptionError(f"{len(times)} times are given for {count} frames")
         if not all(map(math.isfinite, times)) or any(not a < b for a, b in pairwise(times)):
             raise OptionError("the times of frames must be numbers, ascending")
         return [time - times[0] for time in times], ()
-    if array.fps is not None and not 0 < array.fps < math.inf:
-        raise OptionError(f"frames per second must be above 0, not {array.fps}")
+    if array.fps is not None and not (is_number(array.fps) and 0 < array.fps < math.inf):
+        raise OptionError(f"frames per second must be above 0, not {array.fps!r}")
     warnings = ("the times of the frames are not known: one a second is assumed",)
     if array.fps is not None or count == 1:
         warnings = ()
@@ -90,6 +93,10 @@ def sound_of(array: SoundArray, channels: ChannelRule, limits: Limits) -> np.nda
         UnsupportedMediaError: another shape or type, or values that are no sound.
         OptionError: a rate that is not positive.
     """
+    if not isinstance(array, SoundArray):
+        raise UnsupportedMediaError(
+            f"sound is given as SoundArray(samples, rate), not as {type(array).__name__}"
+        )
     samples = to_numpy(array.samples)
     if samples.ndim == 1:
         samples = samples[None]
@@ -99,6 +106,11 @@ def sound_of(array: SoundArray, channels: ChannelRule, limits: Limits) -> np.nda
         )
     if samples.dtype.kind not in "iuf":
         raise UnsupportedMediaError(f"sound is made of floats or integers, not {samples.dtype}")
+    if samples.dtype.kind == "i" and samples.dtype.itemsize > 2 and 0 < _peak(samples) <= 1 << 15:
+        raise UnsupportedMediaError(
+            f"the samples are {samples.dtype} and would fill 16 bits: of full scale they are "
+            "silence; give them as int16, or as floats in [-1, 1]"
+        )
     if samples.shape[1] < samples.shape[0] > _MOST_CHANNELS:
         raise UnsupportedMediaError(
             f"sound has the shape (C, N), and {samples.shape} would be {samples.shape[0]:,} "
@@ -123,15 +135,33 @@ def sound_of(array: SoundArray, channels: ChannelRule, limits: Limits) -> np.nda
     return resample(whole, int(array.rate), SOUND_RATE).numpy()
 
 
+def _peak(samples: np.ndarray) -> int:
+    """The largest of integers, signs aside; of none 0."""
+    return max(abs(int(samples.max())), abs(int(samples.min()))) if samples.size else 0
+
+
 def require_rate(rate: float) -> None:
     """Raise OptionError for a rate of samples that is no whole number above 0."""
-    if not isinstance(rate, (int, float, np.number)) or not rate > 0 or rate != int(rate):
+    if not is_number(rate) or not 0 < rate < math.inf or rate != int(rate):
         raise OptionError(f"the rate of a sound is a whole number above 0, not {rate!r}")
 
 
+def is_number(value: object) -> bool:
+    """Whether something is a real number, Python's or numpy's."""
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+
 def to_numpy(values: Any) -> np.ndarray:
-    """A tensor, array or list as an array; half floats of torch that numpy has not are widened."""
+    """A tensor, array or list as an array; half floats of torch that numpy has not are widened.
+
+    Raises:
+        UnsupportedMediaError: a tensor without plain values, or arrays of several shapes.
+    """
     if isinstance(values, torch.Tensor):
+        if values.is_meta or values.is_quantized or values.layout != torch.strided:
+            raise UnsupportedMediaError(
+                "tensors of frames and sound have plain values: they are not sparse or quantized"
+            )
         values = values.detach().cpu()
         return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
     try:

@@ -253,10 +253,9 @@ def _frames_info(
 
 
 def _load_sound_array(array: SoundArray, request: Request) -> MediaClip:
-    arrays.require_rate(array.rate)
+    sound = arrays.sound_of(array, request.sound_channels, request.limits)
     values = arrays.to_numpy(array.samples)
     channels = 1 if values.ndim == 1 else values.shape[0]
-    sound = arrays.sound_of(array, request.sound_channels, request.limits)
     audio = AudioStreamInfo("raw", int(array.rate), channels)
     seconds = values.shape[-1] / array.rate
     info = MediaInfo("audio", "array", seconds, None, audio, values.nbytes, "")

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from video_llama.errors import OptionError
-from video_llama.media.arrays import to_numpy
+from video_llama.media.arrays import is_number, to_numpy
 from video_llama.media.limits import Limits
 from video_llama.media.sampling import head_tail_indices, uniform_indices
 from video_llama.media.sound import CHANNEL_RULES, ChannelRule
@@ -44,7 +44,7 @@ class Request:
                 continue
             chosen = to_numpy(given).tolist()
             object.__setattr__(self, name, chosen)
-            if not isinstance(chosen, list) or not all(map(_is_number, chosen)):
+            if not isinstance(chosen, list) or not all(map(is_number, chosen)):
                 raise OptionError(f"{name} of frames are a list of numbers, not {given!r}")
             if not chosen:
                 raise OptionError(f"{name} is empty; name at least one frame, or leave it out")
@@ -105,10 +105,6 @@ def require_count(value: object, name: str) -> None:
     """Raise OptionError for what is no whole number above 0."""
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
         raise OptionError(f"{name} must be at least 1, a whole number, not {value!r}")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _require(value: str, accepted: Sequence[str], name: str) -> None:

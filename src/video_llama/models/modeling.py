@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from video_llama.errors import OptionError
 from video_llama.models.audio_branch import AudioBranch
 from video_llama.models.configuration import VideoLlamaConfig
 from video_llama.models.vision_branch import VisionBranch
@@ -85,6 +86,22 @@ class VideoLlamaForConditionalGeneration(VideoLlamaPreTrainedModel, GenerationMi
     def get_output_embeddings(self) -> nn.Module:
         """The language model's head."""
         return self.language_model.get_output_embeddings()
+
+    def resize_token_embeddings(self, *_: Any, **__: Any) -> nn.Embedding:
+        """Not done: ids from the end of the table on stand for media."""
+        raise OptionError(
+            "the vocabulary is not resized: the ids after its last stand for videos, pictures and "
+            "sounds; resize the language model, and convert or build the model with that"
+        )
+
+    def save_pretrained(self, *given: Any, **options: Any) -> None:
+        """As of transformers; weights in 8 bits are refused."""
+        if any(buffer.dtype == torch.int8 for buffer in self.buffers()):
+            raise OptionError(
+                "weights that were rounded to int8 are not saved; save the model without "
+                "quantization, and quantize it whenever it is loaded"
+            )
+        super().save_pretrained(*given, **options)
 
     def get_video_features(
         self, pixel_values_videos: torch.Tensor, video_frame_mask: torch.Tensor | None = None
