@@ -365,6 +365,13 @@ def test_sound_left_out_by_wish(assistant, clip_path):
     assert answer.warnings == ()
 
 
+def test_a_clip_that_was_loaded_without_its_sound_is_not_called_short(assistant, clip_path):
+    clip = load_media(clip_path, with_sound=False)
+    answer = assistant.chat(clip).answer("?", **SHORT)
+    assert answer.media[0].sound == "left out"
+    assert answer.warnings == ()
+
+
 def test_the_sound_of_films_left_out_by_wish(assistant, clip_path, tmp_path, write_clip):
     film = assistant.chat(clip_path, with_film_sound=False).answer("?", **SHORT).media[0]
     assert (film.picture, film.sound) == ("used", "left out")

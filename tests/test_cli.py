@@ -120,6 +120,7 @@ def test_errors_are_a_line_and_status_1(run, tiny_model_dir, tmp_path, arguments
     [
         (["here.mp4"], "the question is missing"),
         (["What is this?"], "no media are given"),
+        (["Is this a cat/dog?"], "no media are given"),
         (["What is this?", "here.mp4"], "the question comes last"),
         (["here.mp4", "What", "is", "this?"], "quotes"),
         ([], "Missing argument"),
@@ -333,7 +334,40 @@ def test_paths_after_media(tmp_path, monkeypatch):
     assert split_paths(" ".join(["long.mp4"] * 99)) == ["long.mp4"] * 99
 
 
+def test_one_line_of_a_pipe_that_is_no_text_is_refused_alone(tiny_model_dir, clip_path):
+    code = "from video_llama.cli import main; main()"
+    given = ["chat", str(clip_path), "-m", str(tiny_model_dir), *map(str, SHORT)]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *given],
+        input=b"What?\ncaf\xe9\nAnd?\n",
+        capture_output=True,
+        check=False,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"},
+    )
+    assert done.returncode == 1
+    assert done.stderr.count(b"error: the question is not text in UTF-8") == 1
+    assert b"fault" not in done.stderr
+    assert len(done.stdout.splitlines()) >= 2
+
+
+def test_the_standard_input_of_a_chat_is_for_questions(run):
+    status, _, err = run("chat", "-")
+    assert (status, "questions come from the standard input" in err) == (2, True)
+
+
 # The rest
+
+
+def test_json_loses_nothing_where_stdout_is_not_utf_8(tiny_model_dir, clip_path):
+    code = "from video_llama.cli import main; main()"
+    given = ["ask", str(clip_path), "什么?", "-m", str(tiny_model_dir), *map(str, SHORT), "--json"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *given],
+        capture_output=True,
+        check=True,
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+    )
+    assert json.loads(done.stdout)["question"] == "什么?"
 
 
 def test_verify(run, tiny_model_dir, tmp_path):

@@ -25,6 +25,7 @@ from typing import TypedDict
 
 import torch
 
+from recipes import made_from
 from recipes.nano.branches import VisionData, train_audio_branch, train_vision_branch
 from recipes.nano.build import new_model, new_processor
 from recipes.nano.joint_space import train_imagebind_pictures, train_imagebind_sounds
@@ -39,7 +40,6 @@ from video_llama.processing.processor import VideoLlamaProcessor
 
 MAX_SHIPPED_BYTES = 40_000_000
 AT_ONCE = 2  # steps, on a CPU
-MADE_FROM = "made_from.json"
 
 
 class MadeFrom(TypedDict):
@@ -51,26 +51,22 @@ class MadeFrom(TypedDict):
 
 def claim(material: Material) -> None:
     """Note what a new work folder is made from; refuse one that is made from something else."""
-    shards = sorted(material.folder.glob("*.tar")) if material.folder else []
-    photographs = {path.name: path.stat().st_size for path in shards}
+    photographs = made_from.sizes(material.folder) if material.folder else {}
     now: MadeFrom = {"photographs": photographs, "seed": material.seed}
-    path = material.work / MADE_FROM
-    if not path.is_file():
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
-        partial.replace(path)
-        return
-    found = made_from(material.work)
-    if found != now:
-        raise SystemExit(
-            f"error: {material.work} was made from {_told(found)}, and this run has {_told(now)}; "
-            "give another folder with --work, or --fresh to forget what is there"
-        )
+    advice = "give another folder with --work, or --fresh to forget what is there"
+    made_from.claim(material.work, now, _told, advice)
 
 
-def made_from(work: Path) -> MadeFrom:
-    """What a work folder notes of its material; those before there was a choice of seeds have 0."""
-    return {"seed": SEED, **json.loads((work / MADE_FROM).read_text(encoding="utf-8"))}
+def seed_of(work: Path) -> int:
+    """The seed of a build.
+
+    Raises:
+        SystemExit: the folder is none.
+    """
+    made: MadeFrom | None = made_from.read(work)  # pyrefly: ignore[bad-assignment]
+    if made is None:
+        raise SystemExit(f"error: {work} is no build: recipes.nano.train makes one")
+    return made["seed"]
 
 
 def _told(made: MadeFrom) -> str:

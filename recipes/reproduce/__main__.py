@@ -15,7 +15,6 @@ import sys
 from pathlib import Path
 
 from recipes.reproduce.variants import SEEDS, VARIANTS, builds_of
-from video_llama.evaluation.tasks.claim import LISTING
 
 
 def main() -> None:
@@ -29,8 +28,7 @@ def main() -> None:
     given = parser.parse_args()
     seeds = builds_of(given.work, given.seeds)
     media, models = given.out / "media", given.out / "models"
-    if not (media / LISTING).is_file():
-        run("recipes.reproduce.make", shards=given.photographs, out=media, split=given.split)
+    run("recipes.reproduce.make", shards=given.photographs, out=media, split=given.split)
     run(
         "recipes.reproduce.variants",
         "--work",

@@ -8,6 +8,8 @@ any       photographs of everything there is a word for
 sound     every recording
 moving    cut-outs that move in each of the seven ways, over photographed grounds
 both      a photograph and a recording, of the same thing or of two
+
+A folder belongs to the shards and the split it was made from; one that is finished is kept.
 """
 
 import argparse
@@ -18,10 +20,12 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from recipes import made_from
 from video_llama.data.labelled import SPLITS, Content, Labelled, Split, read_labelled
 from video_llama.data.world.photographs import (
     PhotographLook,
@@ -34,6 +38,7 @@ from video_llama.data.world.things import MOTIONS, NAMED
 from video_llama.data.world.write import write_scene
 from video_llama.evaluation.tasks.claim import LISTING
 from video_llama.media.reader import load_media
+from video_llama.whole_file import whole_file
 
 SEED = 0
 COMMON, PER_COMMON = 25, 24  # things, and photographs of each at most
@@ -53,6 +58,10 @@ def main() -> None:
     parser.add_argument("--split", choices=SPLITS, default="test", help="val to try things on")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
+    now = {"shards": made_from.sizes(arguments.shards), "split": arguments.split}
+    made_from.claim(arguments.out, now, _told, "give another folder with --out")
+    if (arguments.out / LISTING).is_file():
+        return
     pictures = by_name(arguments.shards, "images", arguments.split, pictured)
     sounds = by_name(arguments.shards, "sounds", arguments.split, recorded)
     counts = Counter(
@@ -69,8 +78,14 @@ def main() -> None:
         *both(pictures, sounds, arguments.out),
     ]
     lines = [json.dumps(row) for row in rows]
-    (arguments.out / LISTING).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with whole_file(arguments.out / LISTING) as partial:
+        partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(json.dumps(Counter(row["part"] for row in rows)))
+
+
+def _told(made: Mapping[str, Any]) -> str:
+    size = sum(made["shards"].values())
+    return f"the {made['split']} split of {len(made['shards'])} shards, {size:,} bytes"
 
 
 def by_name(

@@ -9,7 +9,8 @@ sounds    on sounds themselves: what the branch could reach
 
 Encoders, language model and vision branch are those of a finished build in the work folder. With
 one build that is done with every one of `--seeds`; with several (`--work A B C`), each trained with
-a seed of its own (`recipes.nano.train --seed`), once in each. A variant that is there is kept.
+a seed of its own (`recipes.nano.train --seed`), once in each. A variant of the same build that is
+there is kept.
 """
 
 import argparse
@@ -20,18 +21,20 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
+from recipes import made_from
 from recipes.nano.branches import pictures_to_hear, train_audio_branch
 from recipes.nano.build import new_model, new_processor
 from recipes.nano.joint_space import heard_sounds, mel_batch
 from recipes.nano.language import load_language
 from recipes.nano.loop import DEVICE, load, mixed_precision
 from recipes.nano.material import Material
-from recipes.nano.train import made_from
+from recipes.nano.train import seed_of
 from recipes.nano.vision import load_vision
 from video_llama.models import VideoLlamaForConditionalGeneration
 
 VARIANTS = ("pictures", "turned", "sounds")
 SEEDS = (0, 1, 2)
+PARTS = ("language_model.pt", "query_tokens.pt", "vision_branch.pt", "imagebind.pt")  # of a build
 SOUNDS = 6000  # that the upper bound is trained on
 
 
@@ -47,8 +50,10 @@ def main() -> None:
         material = Material(work, arguments.photographs, seed)
         for variant in VARIANTS:
             out = arguments.out / f"{variant}-{seed}"
-            if not (out / "config.json").is_file():
+            build = {"build": made_from.checksum([work / name for name in PARTS])}
+            if made_from.read(out) != build:
                 train_variant(material, variant, seed, out)
+                made_from.write(out, build)
             print(json.dumps({"variant": variant, "seed": seed, "model": str(out)}), flush=True)
 
 
@@ -60,7 +65,7 @@ def builds_of(works: Sequence[Path], seeds: Sequence[int] | None) -> dict[int, P
         raise SystemExit("error: --seeds is for one build; several have their own seeds")
     found: dict[int, Path] = {}
     for work in works:
-        seed = made_from(work)["seed"]
+        seed = seed_of(work)
         if seed in found:
             raise SystemExit(
                 f"error: {found[seed]} and {work} are both of seed {seed}; "

@@ -46,7 +46,8 @@ class MediaOptions:
     """How the media of a conversation are read.
 
     Attributes:
-        num_frames: frames looked at in a video; None for what the model was made with.
+        num_frames: frames looked at in a video; None for what the model was made with. Of a clip
+            that was loaded before all its frames are.
         fps: frames looked at in each second, at most `num_frames` if that is given, too.
         with_picture: False leaves all pictures out.
         with_sound: False leaves all sound out.
@@ -141,7 +142,9 @@ def read(
     """
     started = time.perf_counter()
     clip, failed = _read(source, processor, options)
-    use = describe_use(clip, sound=_sound_status(clip, failed, processor, options))
+    given = isinstance(source, MediaClip)
+    status = _sound_status(clip, failed, processor, options, given=given)
+    use = describe_use(clip, sound=status)
     _require_something(use)
     part = processor.describe_clip(
         MediaPart("video" if use.frames else "audio", sound=use.sound == USED), clip
@@ -231,7 +234,12 @@ def _num_frames(source: MediaSource, processor: VideoLlamaProcessor, options: Me
 
 
 def _sound_status(
-    clip: MediaClip, failed: bool, processor: VideoLlamaProcessor, options: MediaOptions
+    clip: MediaClip,
+    failed: bool,
+    processor: VideoLlamaProcessor,
+    options: MediaOptions,
+    *,
+    given: bool,
 ) -> str:
     if clip.info.audio is None and clip.sound is None:
         return ABSENT
@@ -241,8 +249,8 @@ def _sound_status(
         return LEFT_OUT
     if failed:
         return FAILED
-    if clip.sound is None:
-        return SHORT
+    if clip.sound is None:  # why a clip that was given has none, its own warnings say
+        return LEFT_OUT if given else SHORT
     return SILENT if clip.silent else USED
 
 

@@ -146,7 +146,8 @@ def ask(
 
     With --json: {"model", "question", "answer", "finish_reason", "tokens", "timings" in seconds,
     "media" with the streams that were used, "warnings"}; if it failed, {"error": {"type",
-    "message"}} and exit status 1.
+    "message"}} and exit status 1. Arguments that cannot be right are status 2, Ctrl-C is 130, and
+    neither prints an object.
     """
     mistake = commands.argument_mistake(media or [], question)
     if mistake:

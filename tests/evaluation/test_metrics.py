@@ -38,12 +38,13 @@ def test_open_answers():
         },
     }
     assert measured.right == (True, True, False, True)
-    assert measured.chance == {"exact": 1.0}  # "dog" is always right, and so is "two"
+    # "dog" is always right, and so is "two".
+    assert measured.chance == {"exact": 1.0, "contains": 1.0}
 
 
 def test_chance_of_open_answers_is_the_commonest():
     rows = [answered("x", word) for word in ("dog", "Dog.", "cat", "bird")]
-    assert measure_open(rows).chance == {"exact": 0.5}
+    assert measure_open(rows).chance == {"exact": 0.5, "contains": 0.5}
 
 
 def test_yes_and_no():

@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
+from video_llama.errors import OptionError
 from video_llama.models import VideoLlamaConfig, VideoLlamaForConditionalGeneration
 
 CLOSE = {"atol": 2e-5, "rtol": 1e-4}
@@ -42,6 +43,47 @@ def test_saved_and_loaded_model_is_the_same(model, media, prompt, tmp_path):
     inputs = {"input_ids": torch.tensor([prompt(5, 6), prompt(8, 9)]), **media}
     with torch.no_grad():
         assert torch.equal(model(**inputs).logits, loaded(**inputs).logits)
+
+
+@pytest.mark.parametrize("on_disk", ["vision_branch", "audio_branch", "language_model"])
+def test_parts_may_lie_on_the_disk(model, media, prompt, tmp_path, on_disk):
+    model.save_pretrained(tmp_path / "model")
+    places = dict.fromkeys(("vision_branch", "audio_branch", "language_model"), "cpu")
+    loaded = VideoLlamaForConditionalGeneration.from_pretrained(
+        tmp_path / "model",
+        device_map={**places, on_disk: "disk"},
+        offload_folder=tmp_path / "offloaded",
+    ).eval()
+    inputs = {"input_ids": torch.tensor([prompt(5, 6), prompt(8, 9)]), **media}
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(**inputs).logits, model(**inputs).logits)
+
+
+def test_a_branch_may_be_of_another_type(tiny_model, media, prompt):
+    model = tiny_model()
+    model.audio_branch.to(torch.bfloat16)
+    inputs = {"input_ids": torch.tensor([prompt(5, 6), prompt(8, 9)]), **media}
+    with torch.no_grad():
+        assert model(**inputs).logits.dtype == torch.float32
+
+
+def test_the_vocabulary_stays_as_it_is(tiny_model):
+    model = tiny_model()
+    before = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    with pytest.raises(OptionError, match="not resized"):
+        model.resize_token_embeddings(300)
+    assert {name: tensor.shape for name, tensor in model.state_dict().items()} == before
+
+
+def test_one_configuration_may_be_given_for_several_parts(tiny_config):
+    shared = tiny_config().qformer_config
+    width = shared.encoder_hidden_size
+    config = tiny_config(
+        qformer_config=shared, video_qformer_config=shared, audio_qformer_config=shared
+    )
+    assert config.qformer_config.encoder_hidden_size == config.vision_config.hidden_size
+    assert config.audio_qformer_config.encoder_hidden_size == config.imagebind_config.embedding_size
+    assert shared.encoder_hidden_size == width
 
 
 def test_auto_classes(model, tmp_path):

@@ -172,6 +172,18 @@ def test_other_forms_of_output(processor, clip):
         processor.apply_chat_template(asked(), return_tensors="tf")
 
 
+def test_arguments_are_checked(processor, clip):
+    two = [asked("video"), asked("video")]
+    plain = processor.apply_chat_template(two, clips=[[clip()], [clip()]])
+    padded = processor.apply_chat_template(two, clips=[[clip()], [clip()]], padding=True)
+    assert torch.equal(plain["input_ids"], padded["input_ids"])
+    with pytest.raises(OptionError, match="padding"):
+        processor.apply_chat_template(two, clips=[[clip()], [clip()]], padding=False)
+    conversation = [{"role": "user", "content": [{"type": "video", "path": "a.mp4"}, "?"]}]
+    with pytest.raises(OptionError, match="num_frames"):
+        processor.apply_chat_template(conversation, num_frames=0)
+
+
 def test_counts_of_media_are_checked(processor, clip):
     with pytest.raises(PromptError, match="names 2 media and 1 were given"):
         processor.apply_chat_template(asked("video", "image"), clips=[clip()])

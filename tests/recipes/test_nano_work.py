@@ -34,10 +34,3 @@ def test_a_work_folder_is_not_used_for_another_seed(tmp_path):
     claim(Material(tmp_path, seed=1))
     with pytest.raises(SystemExit, match="alone, seed 1, and this run has drawings alone, seed 2;"):
         claim(Material(tmp_path, seed=2))
-
-
-def test_a_work_folder_of_the_time_before_seeds_has_seed_0(tmp_path):
-    (tmp_path / "made_from.json").write_text('{"photographs": {}}')
-    claim(Material(tmp_path))
-    with pytest.raises(SystemExit, match="seed 0, and this run has drawings alone, seed 1;"):
-        claim(Material(tmp_path, seed=1))

@@ -9,7 +9,7 @@ import pytest
 from recipes.nano.material import Material
 from recipes.nano.train import claim
 from recipes.reproduce import __main__ as reproduce
-from recipes.reproduce import parts
+from recipes.reproduce import make, parts, variants
 from recipes.reproduce.table import main, make_rows, plot, read_reports, table
 from recipes.reproduce.variants import VARIANTS, builds_of
 
@@ -111,13 +111,51 @@ def test_one_command_does_every_step_and_stops_where_one_fails(tmp_path, monkeyp
     assert ["--model", str(tmp_path / "models/turned-1")] in [
         command[index : index + 2] for command in ran for index in range(len(command))
     ]
-    (tmp_path / "media").mkdir()
-    (tmp_path / "media/claim.jsonl").touch()
     ran.clear()
     failing = "eval"
     with pytest.raises(SystemExit):
         reproduce.main()
-    assert [command[0].rpartition(".")[2] for command in ran] == ["variants", "video_llama"]
+    names = [command[0].rpartition(".")[2] for command in ran]
+    assert names == ["make", "variants", "video_llama"]
+
+
+def test_media_of_one_split_are_not_taken_for_those_of_another(tmp_path, monkeypatch):
+    shards, out = tmp_path / "shards", tmp_path / "media"
+    shards.mkdir()
+    out.mkdir()
+    given = ["", "--shards", str(shards), "--out", str(out)]
+    (out / "claim.jsonl").write_text("finished\n")
+    monkeypatch.setattr(sys, "argv", [*given, "--split", "val"])
+    make.main()
+    make.main()
+    monkeypatch.setattr(sys, "argv", given)
+    with pytest.raises(SystemExit, match=r"made from the val split .* has the test split .*--out"):
+        make.main()
+    assert (out / "claim.jsonl").read_text() == "finished\n"
+
+
+def test_branches_of_another_build_are_trained_anew(tmp_path, monkeypatch):
+    build, out, trained = tmp_path / "build", tmp_path / "out", []
+
+    def train_variant(_, variant, seed, folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").touch()
+        trained.append(f"{variant}-{seed}")
+
+    build.mkdir()
+    for name in variants.PARTS:
+        (build / name).write_bytes(b"one")
+    claim(Material(build, seed=3))
+    monkeypatch.setattr(variants, "train_variant", train_variant)
+    given = ["", "--work", str(build), "--out", str(out), "--seeds", "3"]
+    monkeypatch.setattr(sys, "argv", given)
+    variants.main()
+    assert trained == [f"{variant}-3" for variant in VARIANTS]
+    variants.main()
+    assert len(trained) == len(VARIANTS)
+    (build / "vision_branch.pt").write_bytes(b"another")
+    variants.main()
+    assert len(trained) == 2 * len(VARIANTS)
 
 
 def test_several_builds_have_one_branch_each_of_their_own_seed(tmp_path):

@@ -5,6 +5,7 @@ Every share is of the answers that were given; what could not be asked is counte
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from video_llama.evaluation.task import Answered, Measured
@@ -20,14 +21,9 @@ def measure_open(answered: Rows) -> Measured:
     those that say one among other words. Chance is the commonest reference of each kind.
     """
     contains = tuple(_any(says, one) for one in answered)
-    chance = {
-        "exact": _share(
-            _commonest(rows) / len(rows) for rows in by_kind(answered).values() for _ in rows
-        )
-    }
     return Measured(
         metrics=with_kinds(answered, _open_shares),
-        chance=chance,
+        chance=_open_shares(_always_commonest(answered)),
         right=contains,
         chance_rule="always the commonest answer of the kind",
     )
@@ -130,12 +126,18 @@ def _label(one: Answered) -> str:
     return one.question.references[0].strip().lower()
 
 
-def _commonest(rows: Rows) -> int:
-    """How many questions the one answer fits that fits the most."""
-    counts = Counter(
-        answer for one in rows for answer in set(map(normalise, one.question.references))
-    )
-    return max(counts.values(), default=0)
+def _always_commonest(answered: Rows) -> list[Answered]:
+    """The same questions, each with the answer that fits most questions of its kind."""
+    found = []
+    for rows in by_kind(answered).values():
+        counts = Counter(
+            text
+            for one in rows
+            for text in dict.fromkeys(normalise(text) for text in one.question.references)
+        )
+        commonest = max(counts, key=lambda text: counts[text], default="")
+        found += [replace(one, prediction=commonest) for one in rows]
+    return found
 
 
 def _share(values: Iterable[float]) -> float:

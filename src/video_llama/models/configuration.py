@@ -3,6 +3,7 @@
 The defaults are the published 7B model (paper, section 2; sizes from the published checkpoints).
 """
 
+import copy
 from typing import Any, ClassVar, Literal
 
 from transformers import AutoConfig, Blip2QFormerConfig, Blip2VisionConfig, PreTrainedConfig
@@ -152,7 +153,7 @@ def _build(
     kind: type[PreTrainedConfig], given: dict | PreTrainedConfig | None, **defaults: Any
 ) -> PreTrainedConfig:
     if isinstance(given, PreTrainedConfig):
-        return given
+        return copy.deepcopy(given)  # one may be given for several parts, and is the caller's own
     fields = {k: v for k, v in (given or {}).items() if k != "model_type"}
     return kind(**{**defaults, **fields})
 

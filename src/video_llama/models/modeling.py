@@ -41,6 +41,8 @@ class VideoLlamaPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
+    # On one device each; the language model names its own.
+    _no_split_modules = ["VisionBranch", "AudioBranch"]  # noqa: RUF012
     _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
 
     @torch.no_grad()
@@ -107,7 +109,8 @@ class VideoLlamaForConditionalGeneration(VideoLlamaPreTrainedModel, GenerationMi
         self, pixel_values_videos: torch.Tensor, video_frame_mask: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Frames (M, T, 3, S, S) -> tokens (M, V, D). A picture is a video of one frame."""
-        return self.vision_branch(pixel_values_videos.to(self.dtype), video_frame_mask)
+        pixels = pixel_values_videos.to(_dtype_of(self.vision_branch))
+        return self.vision_branch(pixels, video_frame_mask)
 
     def get_audio_features(
         self,
@@ -122,7 +125,8 @@ class VideoLlamaForConditionalGeneration(VideoLlamaPreTrainedModel, GenerationMi
         """
         if self.audio_branch is None:
             raise ValueError("this model has no audio branch; leave the sound out")
-        return self.audio_branch(input_features.to(self.dtype), audio_clip_mask, modality)
+        features = input_features.to(_dtype_of(self.audio_branch))
+        return self.audio_branch(features, audio_clip_mask, modality)
 
     def embed(
         self,
@@ -247,3 +251,8 @@ def _scatter(
     if features is None:
         return embeddings
     return embeddings.masked_scatter(places[..., None], features.to(embeddings))
+
+
+def _dtype_of(branch: nn.Module) -> torch.dtype:
+    """That of its own weights: a branch may be cast alone."""
+    return next(branch.parameters()).dtype

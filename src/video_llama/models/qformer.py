@@ -35,16 +35,22 @@ def position_rows(table: nn.Embedding, count: int, extension: str) -> torch.Tens
     `extension` "interpolate" stretches all rows over the count linearly; "window" lets
     consecutive positions share a row. Both leave a count that fits untouched.
     """
-    rows = table.weight.shape[0]
+    rows = table.num_embeddings
     if count <= rows:
-        return table.weight[:count]
+        return _rows(table, torch.arange(count))
     if extension == "window":
-        index = torch.arange(count, device=table.weight.device) * rows // count
-        return table.weight[index]
+        return _rows(table, torch.arange(count) * rows // count)
+    whole = _rows(table, torch.arange(rows))
     stretched = nn.functional.interpolate(
-        table.weight.T[None].float(), size=count, mode="linear", align_corners=True
+        whole.T[None].float(), size=count, mode="linear", align_corners=True
     )
-    return stretched[0].T.to(table.weight.dtype)
+    return stretched[0].T.to(whole.dtype)
+
+
+def _rows(table: nn.Embedding, index: torch.Tensor) -> torch.Tensor:
+    """By calling the table: accelerate brings an offloaded weight for that alone."""
+    offloaded = table.weight.is_meta
+    return table(index if offloaded else index.to(table.weight.device))
 
 
 def positions(
@@ -56,11 +62,12 @@ def positions(
     it has itself, whatever else is in the batch.
     """
     longest = shape[1]
-    if mask is None or longest <= table.weight.shape[0] or mask.all():
+    if mask is None or longest <= table.num_embeddings or mask.all():
         return position_rows(table, longest, extension)[None]
-    rows = table.weight.new_zeros(*shape, table.weight.shape[1])
     counts = mask.sum(1).tolist()
-    rows[mask] = torch.cat([position_rows(table, count, extension) for count in counts])
+    found = torch.cat([position_rows(table, count, extension) for count in counts])
+    rows = found.new_zeros(*shape, table.embedding_dim)
+    rows[mask] = found
     return rows
 
 

@@ -6,7 +6,7 @@ frame, A sounds of the whole batch, C clips of a sound, M mel bins, F mel frames
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
@@ -170,6 +170,7 @@ class VideoLlamaProcessor(ProcessorMixin):
         max_length: int | None = None,
         num_frames: int | None = None,
         media_options: Mapping[str, Any] | None = None,
+        padding: Literal[True, "longest"] = True,
     ) -> Any:
         """Model inputs of one conversation or a batch of them.
 
@@ -192,6 +193,7 @@ class VideoLlamaProcessor(ProcessorMixin):
                 `tokens.check_fits`.
             num_frames: of a video that is loaded here, instead of the processor's setting.
             media_options: more arguments of `load_media`, such as limits and policy.
+            padding: True or "longest"; a batch is always padded to its longest.
 
         Returns:
             A BatchFeature with `input_ids` and `attention_mask` (B, L), `labels` (B, L) if asked
@@ -205,8 +207,12 @@ class VideoLlamaProcessor(ProcessorMixin):
         """
         if return_tensors != "pt":
             raise OptionError(f"return_tensors is 'pt', not {return_tensors!r}")
+        if padding not in (True, "longest"):
+            raise OptionError(f"a batch is padded to its longest: padding is True, not {padding!r}")
+        if num_frames is None:
+            num_frames = self.num_frames
         single, conversations, given = _as_batch(conversation, clips)
-        load_options = {"num_frames": num_frames or self.num_frames, **(media_options or {})}
+        load_options = {"num_frames": num_frames, **(media_options or {})}
         read = [
             self._read(one, loaded, load_options)
             for one, loaded in zip(conversations, given, strict=True)

@@ -86,7 +86,7 @@ def measure(answered: Sequence[Answered]) -> Measured:
         shares,
         metrics={"cider": mean, **shares.metrics},
         chance={**shares.chance, "cider": chance},
-        chance_rule=f"exact: {shares.chance_rule}; cider: the answer to another question",
+        chance_rule=f"exact, contains: {shares.chance_rule}; cider: the answer to another question",
     )
 
 
