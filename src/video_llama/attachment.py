@@ -226,9 +226,10 @@ def _num_frames(source: MediaSource, processor: VideoLlamaProcessor, options: Me
     if info.video is None:
         return usual
     count = info.video.num_frames or 1
-    seconds = (
-        info.duration if info.duration is not None else count / (info.video.fps or DEFAULT_FPS)
-    )
+    if info.video.fps or info.duration is None:
+        seconds = count / (info.video.fps or DEFAULT_FPS)  # the sound may go on for longer
+    else:
+        seconds = info.duration
     wanted = min(math.ceil(seconds * options.fps), count)
     return max(1, min(wanted, options.num_frames or wanted))
 

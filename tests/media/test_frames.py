@@ -10,7 +10,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from make import Film, Tone, decode_all, write
+from make import Film, Tone, decode_all, picture, write
+from PIL import Image
 
 from video_llama.errors import OptionError
 from video_llama.media import video, walk
@@ -311,3 +312,78 @@ def test_frames_that_came_out_damaged_are_counted() -> None:
     clip = load_media(bytes(broken), indices=[40])
     assert clip.warnings == ("1 frames of the video are damaged",)
     assert load_media(bytes(broken), indices=[10]).warnings == ()
+
+
+def film_of_jpegs(rotation: int) -> bytes:
+    """JPEG pictures with EXIF, as cameras put them into films."""
+    exif = Image.Exif()
+    exif[0x010F] = "a camera"
+    output_bytes = io.BytesIO()
+    with av.open(output_bytes, "w", format="mov") as output:
+        stream = output.add_stream("mjpeg", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        if rotation:
+            stream.set_display_rotation(rotation)
+        for index in range(4):
+            picture_bytes = io.BytesIO()
+            Image.fromarray(picture(index)).save(picture_bytes, "JPEG", exif=exif, quality=95)
+            packet = av.Packet(picture_bytes.getvalue())
+            packet.stream, packet.pts, packet.dts = stream, index, index
+            packet.time_base = Fraction(1, 10)
+            output.mux(packet)
+    return output_bytes.getvalue()
+
+
+@pytest.mark.parametrize("rotation", [0, 90, 180, 270])
+def test_frames_with_exif(rotation: int) -> None:
+    """PyAV has no name for what stands beside the pixels there."""
+    clip = load_media(film_of_jpegs(rotation))
+    assert clip.info.video is not None
+    assert clip.info.video.rotation == rotation
+    expected = np.rot90(picture(0), rotation // 90)
+    assert np.abs(clip.frames[0].astype(int) - expected).mean() < 12
+
+
+@pytest.mark.parametrize("colorspace", [8, 10, 14])
+def test_colours_that_are_not_converted_are_told(colorspace: int) -> None:
+    output_bytes = io.BytesIO()
+    with av.open(output_bytes, "w", format="matroska") as output:
+        stream = output.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.colorspace = colorspace
+        for index in range(3):
+            frame = av.VideoFrame.from_ndarray(picture(index)).reformat(format="yuv420p")
+            frame.pts, frame.time_base, frame.colorspace = index, Fraction(1, 10), colorspace
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    clip = load_media(output_bytes.getvalue())
+    assert clip.frames.shape == (3, 48, 64, 3)
+    assert clip.warnings == ("the colours are of a kind that is not converted; they may be off",)
+
+
+def test_a_film_has_the_size_it_begins_with() -> None:
+    sizes = ((64, 48), (96, 64))
+    data = b"".join(
+        write(Film("mpegts", size=size, count=10, start=float(number)))
+        for number, size in enumerate(sizes)
+    )
+    whole = load_media(data, num_frames=20)
+    late = load_media(data, indices=[15])
+    for clip in (whole, late):
+        assert (clip.info.video.width, clip.info.video.height) == sizes[0]
+        assert clip.frames.shape[1:3] == sizes[0][::-1]
+        assert any("changes its size" in words for words in clip.warnings)
+    assert np.array_equal(late.frames[0], whole.frames[15])
+    assert (probe(data).video.width, probe(data).video.height) == sizes[0]
+
+
+def test_times_end_with_the_film_where_sound_began_before_it() -> None:
+    film = write(Film(start=1.5, tones=(Tone(seconds=1),)))
+    assert load_media(film, times=[2.9]).indices == (29,)
+    with pytest.raises(OptionError, match=r"no frame at 3\.1 s"):
+        load_media(film, times=[3.1])
+
+
+def test_transparency_that_is_not_decoded_is_told() -> None:
+    film = write(Film("webm", "libvpx-vp9", count=3, pix_fmt="yuva420p"))
+    assert any("transparency" in words for words in load_media(film).warnings)

@@ -11,7 +11,9 @@ from PIL import Image
 
 from video_llama.errors import (
     CorruptMediaError,
+    MediaError,
     MediaLimitError,
+    OptionError,
     UnsupportedMediaError,
 )
 from video_llama.media.reader import Limits, load_media, probe
@@ -42,11 +44,12 @@ def test_lossy_pictures_look_right(kind: str) -> None:
     assert np.abs(frames[0].astype(int) - rgb).mean() < 6
 
 
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation(orientation: int) -> None:
+def test_exif_orientation(orientation: int, kind: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = encode(Image.fromarray(picture(0)), "PNG", exif=exif)
+    data = encode(Image.fromarray(picture(0)), kind, exif=exif)
     turns = {
         1: lambda a: a,
         2: lambda a: a[:, ::-1],
@@ -212,6 +215,41 @@ def test_the_limit_of_pillow_is_named_where_it_is_the_one(monkeypatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
     with pytest.raises(MediaLimitError, match=r"20,000 pixels .*; raise PIL.Image.MAX_IMAGE"):
         load_media(buffer.getvalue())
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "PNG", "AVIF", "GIF"])
+def test_the_last_frame_of_an_animation_is_shown_for_its_own_time(kind: str) -> None:
+    frames = [Image.fromarray(np.full((16, 16, 3), 60 * level, np.uint8)) for level in range(3)]
+    data = encode(
+        frames[0], kind, save_all=True, append_images=frames[1:], duration=[100, 100, 5000]
+    )
+    assert load_media(data, times=[3.0]).indices == (2,)
+    with pytest.raises(OptionError, match="no frame at 6 s"):
+        load_media(data, times=[6.0])
+
+
+def test_damaged_avif_says_so() -> None:
+    frames = [Image.fromarray(picture(index)) for index in range(4)]
+    whole = encode(frames[0], "AVIF", save_all=True, append_images=frames[1:])
+    for size in (len(whole) // 3, len(whole) * 9 // 10):
+        with pytest.raises(CorruptMediaError, match="damaged picture"):
+            load_media(whole[:size])
+    rng, broken = np.random.default_rng(0), 0
+    for place in rng.integers(len(whole) // 2, len(whole), 40):
+        data = bytearray(whole)
+        data[place] ^= 0xFF
+        try:
+            load_media(bytes(data))
+        except MediaError:
+            broken += 1
+    assert broken
+
+
+def test_bigtiff_and_pictures_without_pixels() -> None:
+    data = encode(Image.fromarray(picture(0)), "TIFF", big_tiff=True)
+    assert np.array_equal(load_media(data).frames[0], picture(0))
+    with pytest.raises(UnsupportedMediaError, match="no width or height"):
+        load_media(Image.new("RGB", (0, 5)))
 
 
 def test_floats_of_any_full_scale() -> None:

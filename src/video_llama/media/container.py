@@ -75,6 +75,10 @@ class Container:
             self.cover: VideoStream | None = None
             self.video = self._choose_video()
             self.audio = self._choose_audio()
+            if self.video is not None and self.video.metadata.get("alpha_mode") == "1":
+                self.warnings.append(
+                    "the transparency of the video is not decoded: what lies under it is shown"
+                )
             self._check_header()
         except BaseException:
             self.av.close()

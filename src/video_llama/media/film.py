@@ -114,7 +114,10 @@ def load_container(
         frames = None
         if scan.index is not None and request.with_frames:
             # The last frame stays on show while there is sound.
-            pick = partial(request.pick, end=scan.seconds)
+            end = scan.seconds
+            if end is not None and origin is not None and scan.start is not None:
+                end -= origin - scan.start  # on the clock of the frames
+            pick = partial(request.pick, end=end)
             frames = read_frames(container, scan.index, pick)
             _require_enough(frames, scan.index, request, container.name)
             warnings += frames.warnings
@@ -255,13 +258,13 @@ def _video_info(
     container: Container, index: VideoIndex, frames: Frames | None, count: int, kind: MediaKind
 ) -> VideoStreamInfo:
     if frames is not None:
-        matrix = frames.matrix
+        (width, height), matrix = frames.size, frames.matrix
     else:
         container.reopen()
-        matrix = display_matrix(first_frame(container))
+        first = first_frame(container)
+        width, height, matrix = first.width, first.height, display_matrix(first)
     stream = container.video
     assert stream is not None
-    width, height = stream.codec_context.width, stream.codec_context.height
     aspect = float(stream.sample_aspect_ratio or 0) or 1.0
     if swaps_sides(matrix):
         width, height, aspect = height, width, 1.0 / aspect

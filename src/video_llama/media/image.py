@@ -7,7 +7,7 @@ from the header and compared before a pixel is decoded.
 import io
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
@@ -18,11 +18,15 @@ from video_llama.errors import CorruptMediaError, MediaLimitError, UnsupportedMe
 from video_llama.media.limits import Deadline, Limits
 from video_llama.media.pixels import over_white
 from video_llama.media.source import ByteSource
-from video_llama.media.video import Pick
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "AVIF")
 _FILMS = frozenset({"WEBP", "PNG", "AVIF", "GIF"})  # a JPEG or TIFF of several pages is no film
-DAMAGE = (OSError, SyntaxError, ValueError, struct.error, zlib.error, EOFError, IndexError)
+# What Pillow's readers raise for damaged files.
+DAMAGE = (
+    *(OSError, EOFError, SyntaxError, ValueError, TypeError, IndexError, ArithmeticError),
+    *(RuntimeError, struct.error, zlib.error),
+)
+_AVIF = (b"ftypavif", b"ftypavis")
 _ORIENTATION = 0x0112  # EXIF tag
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -34,6 +38,8 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _ROTATIONS = {3: 180, 4: 180, 5: 270, 6: 270, 7: 90, 8: 90}  # degrees counter-clockwise
+# Chooses frames by their seconds, and those of the end.
+Pick = Callable[[Sequence[float], float | None], list[int]]
 _DEFAULT_FRAME = 0.1  # seconds of a frame whose duration is 0, as browsers show it
 
 
@@ -72,6 +78,9 @@ def open_picture(file: BinaryIO | ByteSource, name: str, limits: Limits) -> Imag
     try:
         image = Image.open(cast(BinaryIO, file), formats=FORMATS)
     except UnidentifiedImageError:
+        file.seek(4)
+        if file.read(8) in _AVIF:  # whose beginning alone is not looked at
+            raise CorruptMediaError(f"{name} is a damaged picture") from None
         raise UnsupportedMediaError(f"{name} is not a picture that can be read") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # Pillow refuses from here on
@@ -95,9 +104,13 @@ def read_picture(
         CorruptMediaError: it is cut short or damaged.
         MediaLimitError: it has more frames or seconds than are allowed, or its deadline passed.
     """
+    # A TIFF is turned by Pillow, which has changed its size already and forgets the tag.
+    orientation = orientation_of(image)
+    turned = orientation in (5, 6, 7, 8) and image.format != "TIFF"
+    upright = image.size[::-1] if turned else image.size
     try:
         times, duration = _timeline(image, name, limits, deadline)
-        indices = pick(times) if pick is not None else []
+        indices = pick(times, duration) if pick is not None else []
         limits.check_frames(len(indices), name)
         found: dict[int, np.ndarray] = {}
         for index in sorted(set(indices)):
@@ -107,8 +120,6 @@ def read_picture(
             found[index] = to_rgb(image)
     except DAMAGE:
         raise CorruptMediaError(f"{name} is a damaged picture: it does not decode") from None
-    orientation = orientation_of(image)
-    upright = image.size[::-1] if orientation in (5, 6, 7, 8) else image.size
     return Pictures(
         pixels=np.stack([found[index] for index in indices]) if indices else None,
         times=tuple(times[index] for index in indices),
@@ -134,7 +145,7 @@ def read_frame_files(
     for index in wanted:
         label = f"frame {index} of {name}"
         with open_picture(io.BytesIO(pictures[index]), label, limits) as image:
-            pixels = read_picture(image, label, limits, deadline, lambda _: [0]).pixels
+            pixels = read_picture(image, label, limits, deadline, lambda *_: [0]).pixels
         found[index] = cast(np.ndarray, pixels)[0]
     sizes = {frame.shape for frame in found.values()}
     if len(sizes) > 1:
@@ -144,6 +155,7 @@ def read_frame_files(
 
 def to_rgb(image: Image.Image) -> np.ndarray:
     """A picture as upright uint8 (H, W, 3)."""
+    image.load()  # a TIFF is turned by that
     turn = _TURNS.get(orientation_of(image))
     upright = image if turn is None else image.transpose(turn)
     if upright.mode.startswith("I") or upright.mode == "F":

@@ -41,11 +41,24 @@ def display_matrix(frame: VideoFrame) -> tuple[int, int, int, int] | None:
 
     A stored point (x, y) is shown at (a x + c y, b x + d y), shifts aside.
     """
-    side: Any = frame.side_data.get("DISPLAYMATRIX")  # a buffer, which PyAV's types do not tell
+    try:
+        side: Any = frame.side_data.get("DISPLAYMATRIX")  # a buffer, which PyAV does not tell
+    except ValueError:
+        # Beside it is something that PyAV has no name for, such as EXIF; then the turn is known,
+        # and not whether it is mirrored.
+        return _matrix_of(frame.rotation)
     if side is None:
         return None
     entries = np.frombuffer(side, dtype=np.int32)
     return int(entries[0]), int(entries[1]), int(entries[3]), int(entries[4])
+
+
+def _matrix_of(rotation: int) -> tuple[int, int, int, int] | None:
+    """The matrix of a turn by so many degrees counter-clockwise."""
+    if not rotation % 360:
+        return None
+    cosine, sine = (round(part(np.radians(rotation)) * (1 << 16)) for part in (np.cos, np.sin))
+    return cosine, -sine, sine, cosine
 
 
 def rotation_of(matrix: tuple[int, int, int, int] | None) -> int:

@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
+from video_llama.errors import UnsupportedMediaError
 from video_llama.media import arrays, image
 from video_llama.media.clip import (
     MIN_SAMPLES,
@@ -174,6 +175,8 @@ def _load_decoded(
         return _load_frames_array(opened, request)
     if isinstance(opened, FrameFiles):
         return _load_frame_files(opened, request)
+    if not opened.width or not opened.height:
+        raise UnsupportedMediaError("a picture of no width or height holds nothing to see")
     deadline = Deadline(request.limits.deadline, "the picture")
     request.limits.check_pixels(opened.width, opened.height, "the picture")
     return _load_picture(opened, request, "the picture", 0, deadline)

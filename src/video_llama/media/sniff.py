@@ -20,6 +20,8 @@ _PICTURES: tuple[tuple[int, bytes], ...] = (
     (0, b"BM"),
     (0, b"II*\x00"),  # TIFF
     (0, b"MM\x00*"),
+    (0, b"II+\x00"),  # BigTIFF
+    (0, b"MM\x00+"),
     (0, b"P6"),
     (0, b"P5"),
 )

@@ -155,7 +155,7 @@ def open_source(
     if isinstance(source, (np.ndarray, torch.Tensor)):
         return FramesArray(source)
     if isinstance(source, str) and (scheme := scheme_of(source)):
-        return _open_url(source, scheme, limits, policy)
+        return _open_url(source.lstrip(), scheme, limits, policy)
     if source == "":
         raise MediaNotFoundError("the name of a file is empty")
     if isinstance(source, (str, os.PathLike)):
@@ -176,7 +176,7 @@ def scheme_of(text: str) -> str | None:
     A colon alone does not make an address, except after the schemes that are opened here: an
     address that was written wrong is never taken for a path.
     """
-    match = _SCHEME.match(text)
+    match = _SCHEME.match(text.lstrip())
     if match is None:
         return None
     scheme = match.group(1).lower()
@@ -206,7 +206,7 @@ def _open_data_url(url: str, limits: Limits) -> ByteSource | FrameFiles:
     parameters = header[len("data:") :].lower().split(";")
     if "base64" not in parameters[1:]:
         limits.check_bytes(len(payload) // 3, name)  # at most three characters a byte
-        return _open_bytes(unquote_to_bytes(payload), name, limits)
+        return _open_bytes(_unquote(payload, name), name, limits)
     limits.check_bytes(int(len(payload) / _BASE64_CHARS) - 2, name)
     if parameters[0] != "video/jpeg":
         return _open_bytes(_decode_base64(payload, name), name, limits)
@@ -217,9 +217,16 @@ def _open_data_url(url: str, limits: Limits) -> ByteSource | FrameFiles:
     return FrameFiles(pictures)
 
 
+def _unquote(payload: str, name: str) -> bytes:
+    try:
+        return unquote_to_bytes(payload)
+    except UnicodeEncodeError:
+        raise UnsupportedMediaError(f"{name} is not text in UTF-8") from None
+
+
 def _decode_base64(payload: str, name: str) -> bytes:
     # Clients percent-encode, wrap lines and leave out the padding.
-    text = unquote_to_bytes(payload) if "%" in payload else payload.encode("ascii", "replace")
+    text = _unquote(payload, name) if "%" in payload else payload.encode("ascii", "replace")
     text = b"".join(text.split())
     try:
         return base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)

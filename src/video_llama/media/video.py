@@ -34,6 +34,7 @@ class Frames:
         times: seconds from the first frame of the track.
         indices: numbers in order of presentation.
         count: frames in the whole track.
+        size: width and height of the first frame, as stored.
         matrix: the display matrix of the track, as `pixels.display_matrix` gives it.
         warnings: frames that are missing, and other things worth knowing.
     """
@@ -42,6 +43,7 @@ class Frames:
     times: tuple[float, ...]
     indices: tuple[int, ...]
     count: int
+    size: tuple[int, int]
     matrix: tuple[int, int, int, int] | None
     warnings: tuple[str, ...]
 
@@ -57,11 +59,11 @@ def read_frames(container: Container, index: VideoIndex, pick: Pick) -> Frames:
     if not index.doubt:
         indices = pick(index.times)
         try:
-            found, matrix = Walk(container, index).read(sorted(set(indices)))
+            found, decoder = Walk(container, index).read(sorted(set(indices)))
         except UnforeseenError:
             pass
         else:
-            return _in_order(found, index.times, indices, matrix)
+            return _in_order(found, index.times, indices, decoder)
     return _read_everything(container, index, pick)
 
 
@@ -105,7 +107,7 @@ def _read_everything(container: Container, index: VideoIndex, pick: Pick) -> Fra
         warnings.append(f"{decoder.corrupt} frames of the video are damaged")
     if decoder.resized:
         warnings.append("the picture changes its size on the way; the first size is kept")
-    return _in_order(kept, times, indices, decoder.matrix, warnings=warnings)
+    return _in_order(kept, times, indices, decoder, warnings)
 
 
 def _guess(index: VideoIndex, pick: Pick) -> list[int]:
@@ -160,15 +162,18 @@ def _in_order(
     found: dict[int, np.ndarray],
     times: Sequence[float],
     indices: list[int],
-    matrix: tuple[int, int, int, int] | None,
+    decoder: FrameDecoder,
     warnings: Sequence[str] = (),
 ) -> Frames:
     assert indices, "nothing was picked"
+    if decoder.odd_colours:
+        warnings = [*warnings, "the colours are of a kind that is not converted; they may be off"]
     return Frames(
         pixels=np.stack([found[i] for i in indices]),
         times=tuple(float(times[i]) for i in indices),
         indices=tuple(indices),
         count=len(times),
-        matrix=matrix,
+        size=decoder.size,
+        matrix=decoder.matrix,
         warnings=tuple(warnings),
     )

@@ -18,6 +18,7 @@ from video_llama.media.video_index import VideoIndex
 
 # For these, skipping frames that no other frame refers to is safe and never changes the others.
 _SKIPPING_CODECS = frozenset({"h264", "hevc"})
+_UNSPECIFIED = 2  # colour space of a frame that does not tell, in FFmpeg
 _JUMP = 4  # packets: a keyframe nearer than this is reached by decoding on
 _MARGINS = (0.0, 1.0, 10.0)  # seconds to aim before a keyframe when a jump lands behind it
 
@@ -27,15 +28,26 @@ class UnforeseenError(Exception):
 
 
 class FrameDecoder:
-    """Decodes packets of one track, counting errors instead of stopping at them."""
+    """Decodes packets of one track, counting errors instead of stopping at them.
+
+    Attributes:
+        told: width and height as the container says.
+        size, matrix: width, height and display matrix of the first frame that came out.
+        errors: packets that did not decode.
+        corrupt: frames that came out damaged.
+        resized: a wanted frame was of another size.
+        odd_colours: a wanted frame had colours of a kind that cannot be converted.
+    """
 
     def __init__(self, stream: VideoStream) -> None:
         self._context = stream.codec_context
-        self.errors = 0
-        self.corrupt = 0  # frames that came out damaged
-        self.size: tuple[int, int] | None = None
+        self.told = (self._context.width, self._context.height)
+        self.size = (0, 0)
         self.matrix: tuple[int, int, int, int] | None = None
+        self.errors = 0
+        self.corrupt = 0
         self.resized = False
+        self.odd_colours = False
 
     def decode(self, packet: Packet) -> list[VideoFrame]:
         """Frames that come out after a packet; the empty last one drains the decoder."""
@@ -48,15 +60,20 @@ class FrameDecoder:
             return []
         for frame in frames:
             self.corrupt += frame.is_corrupt
+            if not all(self.size):
+                self.size, self.matrix = (frame.width, frame.height), display_matrix(frame)
         return frames
 
     def pixels(self, frame: VideoFrame) -> np.ndarray:
         """Upright RGB of the size of the first frame, uint8 (H, W, 3)."""
-        if self.size is None:
-            self.size = (frame.width, frame.height)
-            self.matrix = display_matrix(frame)
         self.resized |= (frame.width, frame.height) != self.size
-        return upright_rgb(frame, *self.size)
+        try:
+            return upright_rgb(frame, *self.size)
+        except av.error.FFmpegError:
+            # Of a kind that FFmpeg does not convert, as YCgCo: taken for what the size suggests.
+            self.odd_colours = True
+            frame.colorspace = _UNSPECIFIED
+            return upright_rgb(frame, *self.size)
 
 
 class Walk:
@@ -77,10 +94,8 @@ class Walk:
         self._positions: dict[int | None, int] | None = None
         self._found: dict[int, np.ndarray] = {}
 
-    def read(
-        self, wanted: list[int]
-    ) -> tuple[dict[int, np.ndarray], tuple[int, int, int, int] | None]:
-        """Frames by index, and the display matrix; `wanted` is sorted."""
+    def read(self, wanted: list[int]) -> tuple[dict[int, np.ndarray], FrameDecoder]:
+        """Frames by index, and what decoded them; `wanted` is sorted."""
         ranks = {self._index.order[rank]: rank for rank in wanted}
         for pts, rank in ranks.items():
             if rank in self._found:
@@ -89,9 +104,10 @@ class Walk:
             if self._sent < 0 or key > self._sent + _JUMP:
                 self._jump(key)
             self._decode_until(pts, ranks)
-        if self._decoder.resized:
+        # Of what size the first frame is, is not known after a jump, but it should be as told.
+        if self._decoder.resized or self._decoder.size not in ((0, 0), self._decoder.told):
             raise UnforeseenError
-        return self._found, self._decoder.matrix
+        return self._found, self._decoder
 
     def _decode_until(self, pts: int, ranks: dict[int, int]) -> None:
         for packet in self._packets:

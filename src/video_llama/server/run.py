@@ -179,6 +179,8 @@ class Server:
         while True:
             await asyncio.sleep(SWEPT_EVERY)
             await asyncio.to_thread(self.files.sweep)
+            if self._page is not None:
+                await asyncio.to_thread(self._page.sweep)
 
 
 def _shares(device: torch.device) -> tuple[int | None, int | None]:

@@ -63,17 +63,26 @@ class MountedPage:
     """The page, once it is a part of an application. Ends with `close`."""
 
     def __init__(
-        self, uploads: TemporaryFolder, gradio_app: "gr.routes.App", serving: Serving
+        self,
+        uploads: TemporaryFolder,
+        gradio_app: "gr.routes.App",
+        serving: Serving,
+        album: Album,
     ) -> None:
         self._uploads = uploads
         self._gradio_app = gradio_app
         self._serving = serving
+        self._album = album
 
     async def watch(self) -> None:
         """Let browsers go when the server is about to end: they would stay connected for ever."""
         while not self._serving.closing:
             await asyncio.sleep(_LOOK)
         self._gradio_app.stop_event.set()
+
+    def sweep(self) -> None:
+        """Remove pictures that nobody was shown for long; uploads gradio removes itself."""
+        self._album.sweep()
 
     def close(self) -> None:
         """Remove what was uploaded to the page."""
@@ -119,7 +128,7 @@ def mount_page(
     app.router.routes.append(
         _PageMount(_Bounded(gradio_app, uploads, files.policy.total_bytes, album))
     )
-    return MountedPage(folder, gradio_app, serving)
+    return MountedPage(folder, gradio_app, serving, album)
 
 
 class _PageMount(Mount):
