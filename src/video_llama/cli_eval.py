@@ -161,6 +161,7 @@ def _run(
     with loading():
         from video_llama.chat import VideoLlama
         from video_llama.checkpoints.hub import resolve
+        from video_llama.checkpoints.load import read_config
         from video_llama.evaluation.results import describe_model
         from video_llama.evaluation.runner import ModelFacts, RunOptions, load_questions, run_task
         from video_llama.evaluation.tasks import get_task
@@ -168,6 +169,7 @@ def _run(
     chosen = [get_task(name) for name in dict.fromkeys(names)]
     options = RunOptions(**reading)
     directory = resolve(model, offline=loading_options["offline"])
+    read_config(directory)
     folder = out or RESULTS / results_name(directory)
     loaded = [load_questions(task, data, folder, options.limit) for task in chosen]
     checksums = describe_model(directory, offline=loading_options["offline"])

@@ -1,10 +1,13 @@
 """What has no published form is not converted back."""
 
+import shutil
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from video_llama.checkpoints.back import to_published_files
+from video_llama.checkpoints.part import PART_FILE, Part
 from video_llama.checkpoints.readers import TensorInfo, open_tensors
 from video_llama.checkpoints.writer import split_into_shards, write_model
 from video_llama.cli import main
@@ -29,6 +32,11 @@ def test_a_bias_on_the_keys(ours, tmp_path):
 def test_a_taken_place_and_no_model(ours, tmp_path, published):
     with pytest.raises(CheckpointError, match="exists already"):
         to_published_files(ours, ours)
+    part = tmp_path / "part"
+    shutil.copytree(ours, part)
+    (part / PART_FILE).write_text(Part("../base", "x").to_json(), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"part of another model.*export\.kind=model"):
+        to_published_files(part, tmp_path / "back")
     with pytest.raises(CheckpointError, match=r"no config\.json"):
         to_published_files(published.folder, tmp_path / "back")
 

@@ -3,11 +3,14 @@
 import json
 import shutil
 
+import pytest
 import torch
 from safetensors.torch import save_file
 
+from video_llama.checkpoints.load import whole_model
 from video_llama.checkpoints.part import PART_FILE, TRAINED_FILE, Part, fingerprint
 from video_llama.checkpoints.writer import SINGLE_NAME
+from video_llama.errors import CheckpointError
 
 
 def test_every_tensor_counts(tiny_model_dir, tmp_path):
@@ -38,6 +41,12 @@ def test_large_tensors_count_where_they_are_looked_at(tmp_path):
         save_file({**tensors, "b": changed}, tmp_path / SINGLE_NAME)
         marks.add(fingerprint(tmp_path))
     assert len(marks) == 4
+
+
+def test_a_model_that_is_gone_is_named_with_its_part(tmp_path):
+    part = Part("../moved", "x")
+    with pytest.raises(CheckpointError, match=r"is a part of the model \.\./moved.* part\.json"):
+        whole_model(tmp_path, part)
 
 
 def test_a_part_is_told_by_its_tensors_and_its_model(tmp_path):

@@ -80,6 +80,14 @@ def test_a_published_set_with_a_broken_tokenizer_is_reported(published):
     assert failures(verify(published.folder))
 
 
+def test_the_folder_of_a_run_is_told_from_published_files(ours, tmp_path):
+    shutil.copytree(ours, tmp_path / "run" / "model")
+    (tmp_path / "run" / "step-1.safetensors").write_bytes(b"")
+    report = verify(tmp_path / "run")
+    assert not report.passed
+    assert "its model is" in str(report.checks[0])
+
+
 def test_devices_that_compute_nothing(ours):
     for device in (None, "nosuch"):
         with pytest.raises(OptionError, match="device"):

@@ -309,6 +309,17 @@ def test_half_a_character_is_skipped(tmp_path, rich_lines):
     assert "half a character" in (tmp_path / "out/skipped.jsonl").read_text().splitlines()[-1]
 
 
+def test_what_training_refuses_is_not_packed(tmp_path, rich_lines):
+    with rich_lines.open("a") as file:
+        file.write(
+            '{"messages": [{"role": "user", "content": "Hello?"}, '
+            '{"role": "assistant", "content": "Hello."}]}\n'
+        )
+    manifest = pack(DatasetSpec(str(rich_lines)), tmp_path / "out")
+    assert (manifest.source["rows"], manifest.samples) == (8, 4)
+    assert "there is no medium" in (tmp_path / "out/skipped.jsonl").read_text().splitlines()[-1]
+
+
 def test_nothing_to_pack(tmp_path, save_lines):
     path = save_lines(tmp_path / "bad.jsonl", [{"image": "nowhere.png", "caption": "x"}])
     with pytest.raises(DataError, match=r"no row of bad\.jsonl can be packed"):

@@ -166,6 +166,14 @@ def test_bad_samples(tmp_path, members, words):
     assert words in fault(rows)
 
 
+def test_messages_may_name_the_files_that_a_shard_was_made_from(tmp_path):
+    content = [{"type": "image", "image": "coco/0.jpg"}, {"type": "text", "text": "What?"}]
+    messages = [{"role": "user", "content": content}, {"role": "assistant", "content": "x"}]
+    members = [("a.jpg", b"pixels"), ("a.json", {"messages": messages})]
+    rows = open_shards("x", str(write_tar(tmp_path / "x.tar", members)))
+    assert rows[0].media() == [("image", b"pixels")]
+
+
 def test_damage(tmp_path):
     members = [(f"{n}.{suffix}", b"x" * 600) for n in range(4) for suffix in ("jpg", "txt")]
     path = write_tar(tmp_path / "x.tar", members)

@@ -89,6 +89,12 @@ def test_same_seed_same_bytes_and_a_broken_run_goes_on(tmp_path):
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
 
 
+def test_other_numbers_join_those_that_are_there(tmp_path):
+    write_world(tmp_path, 2, 7, **SMALL)
+    write_world(tmp_path, 1, 3, **SMALL)
+    assert [item["seed"] for item in lines(write_world(tmp_path, 1, 8, **SMALL))] == [3, 7, 8]
+
+
 def test_kinds_choose_what_is_written(tmp_path):
     items = lines(write_world(tmp_path, 3, kinds=["audio"], **SMALL))
     assert {item["kind"] for item in items} == {"audio"}

@@ -52,6 +52,9 @@ def films(tmp_path_factory: pytest.TempPathFactory, write_clip: Callable[..., Pa
     return folder
 
 
+REFUSAL = b'{"error": {"message": "too odd"}}'
+
+
 class Endpoint:
     """A stand-in for an OpenAI-compatible server. `replies` are given in turn, the last for ever:
     a text to say, a status to fail with, or a function of the request."""
@@ -75,7 +78,7 @@ class Endpoint:
                     status, held = held, ""
                 choice = {"message": {"role": "assistant", "content": held}}
                 answer = {"model": "judge-of-tests", "choices": [choice]}
-                raw = json.dumps(answer).encode() if status == 200 else b"{}"
+                raw = json.dumps(answer).encode() if status == 200 else REFUSAL
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(raw)))
                 if status == 429:

@@ -98,6 +98,28 @@ def test_a_refusal_is_not_tried_again(endpoint, judge, status, hint):
     assert judge.waits == []
 
 
+def test_a_request_that_is_refused_is_one_that_cannot_be_read(endpoint, judge):
+    """A filter or a limit of the judge's is no reason to have no figures at all."""
+
+    def reply(request):
+        return 400 if "filtered" in request["messages"][-1]["content"] else RIGHT
+
+    endpoint.replies = [reply]
+    made = judge()
+    rows = [answered("filtered"), answered("a"), answered("b")]
+    assert made.verdicts(rows) == [None, Verdict(True, 5.0), Verdict(True, 5.0)]
+    assert "refuses with 400: too odd" in made.journal.path.read_text(encoding="utf-8")
+    endpoint.replies = [RIGHT]
+    assert judge().verdicts(rows)[0] == Verdict(True, 5.0)  # asked again by the next run
+
+
+def test_a_judge_that_refuses_every_request_is_not_asked_them_all(endpoint, judge):
+    endpoint.replies = [422]
+    with pytest.raises(JudgeError, match="refuses with 422: too odd"):
+        judge().verdicts([answered(str(number)) for number in range(50)])
+    assert len(endpoint.requests) < 20
+
+
 def test_nobody_there(judge, endpoint, tmp_path):
     settings = JudgeOptions("http://127.0.0.1:9/v1", "m", attempts=2)
     lonely = Judge(settings, Journal(tmp_path / "x.jsonl"), sleep=lambda _: None)

@@ -202,6 +202,11 @@ def test_nothing_of_the_media_there_is_an_error_at_once(task, films, tmp_path):
     none = replace(task, load=lambda data: QuestionSet(questions(films, names), (tmp_path,)))
     with pytest.raises(DataError, match=r"none of the media is below .*nowhere\.mp4"):
         load_questions(none, films, tmp_path, None)
+    with pytest.raises(DataError, match="none of the media of the 1 questions that were drawn"):
+        load_questions(none, films, tmp_path, 1)
+    long = replace(task, load=lambda data: QuestionSet(questions(films, ("x" * 300,)), (tmp_path,)))
+    with pytest.raises(DataError, match="none of the media is below"):
+        load_questions(long, films, tmp_path, None)
     empty = replace(task, load=lambda data: QuestionSet((), (films / "one.mkv",)))
     with pytest.raises(DataError, match="no questions"):
         load_questions(empty, films, tmp_path, None)

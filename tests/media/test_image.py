@@ -252,6 +252,11 @@ def test_bigtiff_and_pictures_without_pixels() -> None:
         load_media(Image.new("RGB", (0, 5)))
 
 
+def test_whole_numbers_of_eight_bits_are_as_bright_as_they_are() -> None:
+    grey = Image.fromarray(np.array([[0, 128, 255]], np.int32))
+    assert load_media(grey).frames[0, 0, :, 0].tolist() == [0, 128, 255]
+
+
 def test_floats_of_any_full_scale() -> None:
     for full in (1.0, 255.0, 65535.0):
         picture = Image.fromarray(np.array([[0.0, full / 2, full]], np.float32))

@@ -150,6 +150,9 @@ def test_a_bad_medium_is_rejected_as_from_pixels(recipe, pictures, tmp_path):
     shutil.copytree(pictures.parent, folder)
     (folder / "3.png").write_bytes(b"no picture")
     (folder / "5.png").unlink()
+    (folder / "6.png").write_bytes(b"no picture")  # the same page instead of a picture, say
+    lines = (folder / "rows.jsonl").read_text().replace("7.png", f"{'7' * 300}.png")
+    (folder / "rows.jsonl").write_text(lines)
     changes = {"data": [{"path": str(folder / "rows.jsonl")}], "schedule.steps_per_epoch": 3}
     made = recipe(**changes)
     train(made, io.StringIO())
@@ -159,8 +162,8 @@ def test_a_bad_medium_is_rejected_as_from_pixels(recipe, pictures, tmp_path):
         (Path(place) / "quarantine.jsonl").read_text() for place in (made.output, again.output)
     )
     assert plain == kept
-    assert "3.png" in plain
-    assert "5.png" in plain
+    for name in ("3.png", "5.png", "6.png", f"{'7' * 300}.png"):
+        assert name in plain
 
 
 def test_a_damaged_shard_is_told_and_computed_again(recipe, read_losses, tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from video_llama.checkpoints.load import read_config
+from video_llama.checkpoints.part import read_part
 from video_llama.checkpoints.place import whole_or_nothing
 from video_llama.checkpoints.plan import split
 from video_llama.checkpoints.processor_files import TOKENIZER_FILES
@@ -45,6 +46,11 @@ def to_published_files(directory: str | Path, output: str | Path) -> dict[Kind, 
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise CheckpointError(f"{output} exists already; give another place")
     config = read_config(directory)
+    if read_part(directory) is not None:
+        raise CheckpointError(
+            f"{directory.name} is a part of another model and has no published form; train with "
+            "export.kind=model for one that is whole"
+        )
     files = model_files(directory)
     entries = _published_entries(files)
     headers = {path: read_header(path) for path in set(files.values())}

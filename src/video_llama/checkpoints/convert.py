@@ -144,6 +144,7 @@ def convert(
         versions={name: version(name) for name in _VERSIONED},
     )
     with whole_or_nothing(output, infos) as directory:
+        config.text_config._name_or_path = ""  # where it was read is nobody's business
         config.save_pretrained(directory)
         _generation_config(language_model, text_config).save_pretrained(directory)
         write_processor(directory, language_model, config, style)

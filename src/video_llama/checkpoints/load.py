@@ -18,6 +18,7 @@ from video_llama.checkpoints.hub import resolve
 from video_llama.checkpoints.part import (
     LORA_A,
     LORA_B,
+    PART_FILE,
     Part,
     base_of,
     put_in,
@@ -101,7 +102,14 @@ def whole_model(directory: Path, part: Part, *, offline: bool | None = None) -> 
 
     Raises CheckpointError when there is none, or its weights are not those it was trained with.
     """
-    base = resolve(base_of(directory, part), offline=offline)
+    place = base_of(directory, part)
+    try:
+        base = resolve(place, offline=offline)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{directory.name} is a part of the model {part.base}, as seen from its folder: "
+            f'{error}; put that back, or name its place as "base" in {PART_FILE}'
+        ) from error
     require_base(directory, part, base)
     return base
 
@@ -140,6 +148,12 @@ def load_processor(directory: str | Path) -> VideoLlamaProcessor:
         ) from error
 
 
+def is_run(directory: Path) -> bool:
+    """Whether it is what a training run wrote, with its model below it."""
+    own, below = (folder / "config.json" for folder in (directory, directory / MODEL_FOLDER))
+    return below.is_file() and not own.is_file()
+
+
 def read_config(directory: Path) -> VideoLlamaConfig:
     """The configuration of a directory.
 
@@ -148,7 +162,7 @@ def read_config(directory: Path) -> VideoLlamaConfig:
     if not directory.is_dir():
         raise CheckpointError(f"no such directory: {directory}")
     if not (directory / "config.json").is_file():
-        if (directory / MODEL_FOLDER / "config.json").is_file():
+        if is_run(directory):
             raise CheckpointError(
                 f"{directory.name} is the folder of a training run; its model is "
                 f"{directory / MODEL_FOLDER}"

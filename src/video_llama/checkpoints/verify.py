@@ -15,6 +15,7 @@ import torch
 from video_llama.checkpoints.checks import require_merged, require_same_width, require_vocabulary
 from video_llama.checkpoints.load import (
     empty_model,
+    is_run,
     load_processor,
     read_config,
     whole_model,
@@ -100,7 +101,10 @@ def verify(
     if not directory.is_dir():
         raise CheckpointError(f"no such directory: {directory}")
     name = directory.resolve().name
-    if _is_ours(directory):
+    if is_run(directory):
+        report = VerifyReport("unknown", name)
+        report.check("contents", lambda: read_config(directory))
+    elif _is_ours(directory):
         report = VerifyReport("model", name)
         _verify_model(report, directory, deep, offline)
     elif _holds_weights(directory):

@@ -101,7 +101,7 @@ def check(
             faults = [Fault("malformed", key, _line(key, error))]
         else:
             faults = [
-                *_useless(sample),
+                *useless(sample),
                 *_repeated(sample, number, seen),
                 *_media_faults(sample, decode),
             ]
@@ -122,7 +122,7 @@ def _count_answers(sample: Sample) -> int:
     return own + len(sample.others)
 
 
-def _useless(sample: Sample) -> list[Fault]:
+def useless(sample: Sample) -> list[Fault]:
     """A row that is well formed, and that training refuses all the same."""
     if not sample.media():
         reason = "there is no medium in it, so training has nothing to learn from it"

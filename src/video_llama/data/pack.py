@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from video_llama.data.check import useless
 from video_llama.data.formats import DatasetSpec, open_dataset, source_files
 from video_llama.data.records import unreadable
 from video_llama.data.sample import SUFFIX_KINDS, Rows, Sample, Source
@@ -182,11 +183,15 @@ class _Samples:
             if self.progress:
                 self.progress(number, len(self.rows))
             try:
-                members = sample_members(f"{number:09d}", self.rows[number])
+                sample = self.rows[number]
+                faults = [fault.reason for fault in useless(sample)]
+                members = [] if faults else sample_members(f"{number:09d}", sample)
             except (DataError, MediaError) as error:
-                line = {"row": number, "reason": str(error)}
+                faults, members = [str(error)], []
+            for reason in faults:
+                line = {"row": number, "reason": reason}
                 self.skipped.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-            else:
+            if not faults:
                 yield number, members
         if self.progress:
             self.progress(len(self.rows), len(self.rows))

@@ -173,6 +173,18 @@ def require_field(key: str, row: dict[str, Any], name: str) -> Any:
     return row[name]
 
 
+def require_id(key: str, row: dict[str, Any], name: str) -> str | int:
+    """What tells a row of annotations from others: a text or a whole number.
+
+    Raises:
+        DataError: the row lacks it, or it is something else.
+    """
+    value = require_field(key, row, name)
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise DataError(f"{key}: {name!r} is a text or a whole number, not {_shown(value)}")
+    return value
+
+
 def _shown(value: Any) -> str:
     """A value in a message, shortened."""
     text = repr(value)

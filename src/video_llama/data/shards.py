@@ -266,18 +266,21 @@ class _Finder:
         self.unused = {kind: iter(members.of_kind(kind)) for kind in KINDS}
 
     def __call__(self, kind: PartKind, name: Any) -> Source:
-        if name is None:
+        members = self.members
+        of_a_file = isinstance(name, str) and ("/" in name or "." in name)
+        if name is None or (of_a_file and name not in members.media):
+            # None, or the path of the file that the shard was made from.
             name = next(self.unused[kind], None)
             if name is None:
                 raise DataError(
                     f"{self.key}: there are fewer {kind} members than the text has places for"
                 )
-        if name not in self.members.media:
+        if name not in members.media:
             raise DataError(
                 f"{self.key}: there is no medium {name!r} among its members: "
-                f"{', '.join(self.members.data)}"
+                f"{', '.join(members.data)}"
             )
-        return self.members.data[name]
+        return members.data[name]
 
 
 def _headers(path: Path) -> Iterator[tuple[str, str, int]]:

@@ -23,6 +23,7 @@ from video_llama.errors import (
     UnsupportedMediaError,
 )
 from video_llama.evaluation.answers import PreparedQuestion, answer_together, prepare
+from video_llama.evaluation.files import is_there
 from video_llama.evaluation.journal import Journal
 from video_llama.evaluation.media import read_medium
 from video_llama.evaluation.results import Record, kept_records
@@ -140,7 +141,7 @@ class Asking:
         )
         encoded = self.encoded[question.medium]
         if isinstance(encoded, MediaError):
-            absent = not question.medium.path.exists()
+            absent = not is_there(question.medium.path)
             return replace(record, absent=absent, failed="" if absent else str(encoded)), None
         try:
             ready = prepare(

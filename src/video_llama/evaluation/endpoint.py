@@ -18,9 +18,14 @@ from video_llama.errors import JudgeError, OptionError
 
 KEY_VARIABLE = "VIDEO_LLAMA_JUDGE_KEY"
 _BUSY = (408, 409, 425, 429)  # and 500 and above: worth another try
+_THIS_ONE = (400, 413, 422)  # too long, or of what a filter does not let through
 _FIRST_WAIT = 1.0  # seconds, doubled each time
 _LONGEST_WAIT = 60.0
 _MAX_REPLY = 1 << 20  # bytes
+
+
+class RefusedRequestError(JudgeError):
+    """A judge will not answer this request; others it may."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +52,12 @@ class JudgeOptions:
     workers: int = 4
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(self.url)
+            known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:  # of a port that is no number, or brackets
+            known = False
+        if not known:
             raise OptionError("--judge wants an address such as http://localhost:8000/v1")
         if parts.username or parts.password or parts.query:
             raise OptionError(
@@ -81,7 +90,8 @@ class Endpoint:
         """The reply to a request for a chat completion.
 
         Raises:
-            JudgeError: it refuses, or cannot be reached often enough.
+            RefusedRequestError: it refuses this request, and may take others.
+            JudgeError: it refuses all, or cannot be reached often enough.
         """
         host = urlsplit(self.options.url).netloc
         pause = _FIRST_WAIT
@@ -96,6 +106,10 @@ class Endpoint:
                 return self._send(request)
             except urllib.error.HTTPError as error:
                 with error:
+                    if error.code in _THIS_ONE:
+                        raise RefusedRequestError(
+                            f"{_refusal(host, error)}{_told(error)}"
+                        ) from None
                     if error.code not in _BUSY and error.code < 500:
                         raise JudgeError(_refusal(host, error)) from None
                     fault = f"answers {error.code}"
@@ -154,6 +168,16 @@ def _refusal(host: str, error: urllib.error.HTTPError) -> str:
         404: "; the address ends in its version, such as /v1, and --judge-model must exist there",
     }
     return f"the judge at {host} refuses with {error.code}{hints.get(error.code, '')}"
+
+
+def _told(error: urllib.error.HTTPError) -> str:
+    """What the endpoint says is wrong with a request, shortened; nothing where it does not say."""
+    try:
+        text = json.loads(error.read(_MAX_REPLY))["error"]["message"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    words = "".join(letter for letter in str(text) if letter.isprintable())
+    return f": {words[:200]}"
 
 
 def _retry_after(error: urllib.error.HTTPError) -> float:

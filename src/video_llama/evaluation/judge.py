@@ -14,7 +14,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
 
-from video_llama.evaluation.endpoint import Endpoint, JudgeOptions
+from video_llama.errors import JudgeError
+from video_llama.evaluation.endpoint import Endpoint, JudgeOptions, RefusedRequestError
 from video_llama.evaluation.journal import Journal
 from video_llama.evaluation.task import Answered
 
@@ -27,6 +28,7 @@ PROMPT = (
     "Question: {question}\nTrue answer: {reference}\nGiven answer: {prediction}\n\n"
     'Reply with JSON only: {{"correct": "yes" or "no", "score": 0 to 5}}, where 5 is a full match.'
 )
+_MOST_REFUSED = 8  # single requests, before any was taken: then all of them would be
 MAX_TOKENS = 1024  # of a reply: a model that thinks first needs most of them
 
 
@@ -63,6 +65,8 @@ class Judge:
         }
         self._served = {line["served_by"] for line in journal.records if line.get("served_by")}
         self._lock = threading.Lock()
+        self._refusals: list[str] = []  # of single requests
+        self._accepted = False  # any request
 
     def verdicts(
         self,
@@ -72,7 +76,8 @@ class Judge:
         """A verdict for each answer; None where the judge's reply cannot be read.
 
         Raises:
-            JudgeError: it cannot be reached, or refuses. What it said until then is kept.
+            JudgeError: it cannot be reached, or refuses everything. What it said until then is
+                kept.
         """
         requests = [self._request(one) for one in answered]
         keys = [_key(request) for request in requests]
@@ -81,7 +86,10 @@ class Judge:
             for key, request in zip(keys, requests, strict=True)
             if key not in self._said
         }
+        self._refusals.clear()
         self._ask_all(missing, progress)
+        if missing and len(self._refusals) == len(missing):
+            raise JudgeError(self._refusals[0])
         return [read_verdict(self._said[key]) for key in keys]
 
     def describe(self) -> dict[str, Any]:
@@ -92,7 +100,7 @@ class Judge:
             "seed": self.options.seed,
             "temperature": 0,
             "system": SYSTEM,
-            "prompt": PROMPT,
+            "prompt": PROMPT.replace("{{", "{").replace("}}", "}"),  # as it is sent
         }
 
     def _request(self, one: Answered) -> dict[str, Any]:
@@ -130,7 +138,16 @@ class Judge:
                 raise
 
     def _ask(self, key: str, request: dict[str, Any]) -> None:
-        reply = self._endpoint.post(request)
+        try:
+            reply = self._endpoint.post(request)
+        except RefusedRequestError as error:  # counted as a reply that cannot be read
+            with self._lock:
+                self._refusals.append(str(error))
+                if len(self._refusals) == _MOST_REFUSED and not self._accepted:
+                    raise JudgeError(str(error)) from None
+                self._said[key] = ""
+                self.journal.append([{"request": key, "reply": "", "refused": str(error)}])
+            return
         line = {
             "request": key,
             "reply": _content(reply),
@@ -141,6 +158,7 @@ class Judge:
         with self._lock:
             self.journal.append([line])
             self._said[key] = line["reply"]
+            self._accepted = True
             if line["served_by"]:
                 self._served.add(line["served_by"])
 

@@ -14,6 +14,7 @@ from video_llama.attachment import MediaOptions, ReadMedium, read
 from video_llama.errors import CorruptMediaError, MediaNotFoundError, UnsupportedMediaError
 from video_llama.evaluation.task import Medium
 from video_llama.media.clip import MIN_SAMPLES, MediaClip, MediaInfo
+from video_llama.media.image import DAMAGE
 from video_llama.media.reader import load_media, probe
 from video_llama.media.sampling import uniform_indices
 from video_llama.media.source import FramesArray
@@ -133,7 +134,7 @@ def _picture(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as picture:
             return np.asarray(picture.convert("RGB"))
-    except OSError:
+    except (*DAMAGE, Image.DecompressionBombError):
         raise CorruptMediaError(
             f"{path.parent.name}/{path.name} is no picture that decodes"
         ) from None

@@ -176,10 +176,10 @@ def orientation_of(image: Image.Image) -> int:
 def _wide_to_rgb(image: Image.Image) -> np.ndarray:
     """Grey of 16 bits or floats, which Pillow would cut off at 255 instead of scaling."""
     values = np.nan_to_num(np.asarray(image).astype(np.float64))
-    if image.mode == "F":
-        brightest = values.max(initial=0.0)
-        values = values * (255.0 if brightest <= 1.0 else 1.0 if brightest <= 255.0 else 1 / 257.0)
-    else:
+    brightest = values.max(initial=0.0)
+    if image.mode == "F" and brightest <= 1.0:
+        values = values * 255.0
+    elif image.mode not in ("F", "I") or brightest > 255.0:  # of which 8 bits are as usual
         values = values / 257.0
     grey = np.clip(np.round(values), 0, 255).astype(np.uint8)
     return np.repeat(grey[..., None], 3, axis=2)

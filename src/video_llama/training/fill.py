@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -19,8 +19,9 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from video_llama.data.dataset import TrainingDataset
 from video_llama.data.medium import Medium, MediumRequest, read_medium
 from video_llama.data.mixture import Draw
+from video_llama.data.sample import Source
 from video_llama.data.shards import ShardRows
-from video_llama.errors import DataError, MediaError
+from video_llama.errors import DataError, MediaError, MediaNotFoundError
 from video_llama.models import VideoLlamaForConditionalGeneration
 from video_llama.training.atomic import write_file, writing
 from video_llama.training.feature_files import Entry, file_state, write_shard
@@ -56,6 +57,11 @@ class Read:
     state: tuple[str, str] | None
     medium: Medium | None
     failure: tuple[str, str, str] | None = None
+
+    @classmethod
+    def failed(cls, source: Source, error: MediaError) -> Self:
+        """A medium that could not be read, and has no value."""
+        return cls("", None, None, (failure_key(source), type(error).__name__, str(error)))
 
 
 def open_store(
@@ -238,19 +244,22 @@ class MissingMedia(IterableDataset[Read]):
             return None
         done.add(name)
         digest, pair = self.store.known_digest(source), None
-        if digest is None:
-            assert isinstance(source, Path)
-            digest = digest_of(source)
-            pair = file_state(source), digest
-        key = value_key(digest, request)
-        if key in self.store or key in done:
-            return Read(key, pair, None) if pair is not None else None
-        done.add(key)
         try:
+            if digest is None:
+                assert isinstance(source, Path)
+                digest = digest_of(source)
+                pair = file_state(source), digest
+            key = value_key(digest, request)
+            if key in self.store or key in done:
+                return Read(key, pair, None) if pair is not None else None
             medium = read_medium(request_seed(request), self.dataset.processor, self.dataset.limits)
         except MediaError as error:
-            failure = (failure_key(source), type(error).__name__, str(error))
-            return Read(key, None, None, failure)
+            return Read.failed(source, error)
+        except OSError as error:  # a name that is too long, no permission, a disk that fails
+            assert isinstance(source, Path)
+            words = f"{source.name} cannot be read: {error.strerror or error}"
+            return Read.failed(source, MediaNotFoundError(words))
+        done.add(key)  # what cannot be read may be the content of several files: each is told
         return Read(key, pair, medium)
 
 

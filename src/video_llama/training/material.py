@@ -43,8 +43,9 @@ def open_material(recipe: Recipe) -> Material:
             "data.0.media=images"
         )
     directory = base_directory(recipe)
+    config = read_config(directory)
     processor = load_processor(directory)
-    context = getattr(read_config(directory).text_config, "max_position_embeddings", None)
+    context = getattr(config.text_config, "max_position_embeddings", None)
     rows = [_open(spec, f"data.{number}", recipe) for number, spec in enumerate(recipe.data)]
     mixture = Mixture([len(one) for one in rows], [one.weight for one in recipe.data], recipe.seed)
     measured = recipe.validation.data

@@ -62,7 +62,8 @@ class Quarantine:
         if self.seen and self.count >= self.seen:
             raise TrainingError(
                 f"all {self.seen:,} samples are bad, so nothing was learnt and no model is "
-                f"written; they are listed in {self.path}. The latest: {'; '.join(self.latest)}"
+                f"written; they are listed in {self.path}. The latest: {'; '.join(self.latest)}. "
+                "Put them right, and train with another output: this run has gone through them"
             )
 
 

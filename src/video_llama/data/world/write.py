@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -49,10 +49,11 @@ def write_world(
     listing.
 
     `size` is (width, height) in pixels, both even; clips and sounds last `seconds`. Items that are
-    there already are kept. `progress` is called with the number of items done. The listing,
-    `world.jsonl`, holds for each item "file", "kind", "seed", "seconds", "facts" and "questions" in
-    "en" and "zh"; it is written last. Raises OptionError for settings that cannot be, for a folder
-    that cannot be written to, and for one that holds a world with other settings.
+    there already are kept, of other numbers also in the listing. `progress` is called with the
+    number of items done. The listing, `world.jsonl`, holds for each item "file", "kind", "seed",
+    "seconds", "facts" and "questions" in "en" and "zh"; it is written last. Raises OptionError for
+    settings that cannot be, for a folder that cannot be written to, and for one that holds a world
+    with other settings.
     """
     _check(count, seed, kinds, size, fps, seconds)
     out = Path(out_dir)
@@ -69,7 +70,7 @@ def write_world(
             lines.append(_line(scene, path.name))
             if progress:
                 progress(len(lines))
-        _write_text(out / LISTING, lines)
+        _write_text(out / LISTING, _with_those_before(out / LISTING, lines))
     return out / LISTING
 
 
@@ -230,6 +231,16 @@ def _as_dict(qa: QA) -> dict[str, object]:
         "answer": qa.answer,
         "answer_words": list(qa.answer_words),
     }
+
+
+def _with_those_before(listing: Path, lines: list[dict[str, object]]) -> list[dict[str, object]]:
+    """The lines with those of other items that are listed already, by number."""
+    if not listing.is_file():
+        return lines
+    new = {line["file"] for line in lines}
+    text = listing.read_text(encoding="utf-8")
+    before = [line for line in map(json.loads, text.splitlines()) if line["file"] not in new]
+    return sorted([*before, *lines], key=lambda line: cast(int, line["seed"]))
 
 
 def _write_text(path: Path, lines: Iterable[dict[str, object]]) -> None:

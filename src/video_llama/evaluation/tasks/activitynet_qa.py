@@ -9,7 +9,7 @@ test_a.json   [{"question_id": "v_1QIUV7WYKXg_3", "answer": "yes", "type": 3}, .
 from pathlib import Path
 from typing import Any
 
-from video_llama.data.sample import require_field, require_text
+from video_llama.data.sample import require_field, require_id, require_text
 from video_llama.errors import DataError
 from video_llama.evaluation.files import MediaFolder, find_file, json_rows
 from video_llama.evaluation.metrics import measure_open
@@ -33,13 +33,11 @@ KINDS = (
 def load(data: Path) -> QuestionSet:
     """The test questions with their answers."""
     asked, answered = find_file(data, "test_q.json"), find_file(data, "test_a.json")
-    answers = {
-        require_field(key, row, "question_id"): (key, row) for key, row in json_rows(answered)
-    }
+    answers = {require_id(key, row, "question_id"): (key, row) for key, row in json_rows(answered)}
     videos = MediaFolder(data, "video")
     questions = []
     for key, row in json_rows(asked):
-        name = require_field(key, row, "question_id")
+        name = require_id(key, row, "question_id")
         if name not in answers:
             raise DataError(f"{key}: {answered.name} has no answer to the question {name!r}")
         answer_key, answer = answers[name]

@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from video_llama.data.sample import require_field, require_mapping, require_text
+from video_llama.data.sample import require_id, require_mapping, require_text
 from video_llama.errors import DataError
 from video_llama.evaluation.captioning import caption_scores
 from video_llama.evaluation.files import MediaFolder, find_files, json_rows, read_json
@@ -54,7 +54,7 @@ def load(data: Path) -> QuestionSet:
     videos = MediaFolder(data, "video")
     questions = []
     for key, row in json_rows(path, "dialogs"):
-        name = require_field(key, row, "image_id")
+        name = require_id(key, row, "image_id")
         *before, (question, answer) = _turns(key, row.get("dialog"))
         true = others.get(f"{name}_{len(before)}", () if answer == HIDDEN else (answer,))
         if not true:
@@ -138,7 +138,7 @@ def _references(path: Path) -> dict[str, list[str]]:
     names = {row.get("id"): row.get("name") for _, row in json_rows(path, "images")}
     found: dict[str, list[str]] = defaultdict(list)
     for key, row in json_rows(path, "annotations"):
-        name = names.get(require_field(key, row, "image_id"))
+        name = names.get(require_id(key, row, "image_id"))
         if name is None:
             raise DataError(f"{key}: there is no image {row['image_id']!r} in the file")
         found[name].append(require_text(key, row.get("caption"), "the caption"))

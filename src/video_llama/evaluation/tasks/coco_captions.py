@@ -8,7 +8,7 @@ captions_val2014.json   {"images": [{"id": 42, "file_name": "COCO_val2014_000000
 from collections import defaultdict
 from pathlib import Path
 
-from video_llama.data.sample import require_field, require_text
+from video_llama.data.sample import require_field, require_id, require_text
 from video_llama.errors import DataError
 from video_llama.evaluation.captioning import measure_captions
 from video_llama.evaluation.files import MediaFolder, find_file, json_rows
@@ -23,11 +23,11 @@ def load(data: Path) -> QuestionSet:
     captions: dict[object, list[str]] = defaultdict(list)
     for key, row in json_rows(path, "annotations"):
         caption = require_text(key, row.get("caption"), "the caption")
-        captions[require_field(key, row, "image_id")].append(caption)
+        captions[require_id(key, row, "image_id")].append(caption)
     pictures = MediaFolder(data, "image")
     questions = []
     for key, row in json_rows(path, "images"):
-        number = require_field(key, row, "id")
+        number = require_id(key, row, "id")
         if number not in captions:
             continue
         questions.append(

@@ -10,7 +10,7 @@ Of a file with several splits only videos of the split "test" are asked about.
 from collections import defaultdict
 from pathlib import Path
 
-from video_llama.data.sample import require_field, require_text
+from video_llama.data.sample import require_id, require_text
 from video_llama.evaluation.captioning import measure_captions
 from video_llama.evaluation.files import MediaFolder, find_file, json_rows
 from video_llama.evaluation.task import Medium, Question, QuestionSet, Task
@@ -24,7 +24,7 @@ def load(data: Path) -> QuestionSet:
     captions: dict[str, list[str]] = defaultdict(list)
     for key, row in json_rows(path, "sentences"):
         caption = require_text(key, row.get("caption"), "the caption")
-        captions[require_field(key, row, "video_id")].append(caption)
+        captions[require_id(key, row, "video_id")].append(caption)
     videos = MediaFolder(data, "video")
     questions = [
         Question(
@@ -34,7 +34,7 @@ def load(data: Path) -> QuestionSet:
             references=tuple(captions[row["video_id"]]),
         )
         for key, row in json_rows(path, "videos")
-        if require_field(key, row, "video_id") in captions and row.get("split", "test") == "test"
+        if require_id(key, row, "video_id") in captions and row.get("split", "test") == "test"
     ]
     return QuestionSet(tuple(questions), (path,))
 
