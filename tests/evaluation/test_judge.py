@@ -176,7 +176,8 @@ def test_metrics_leave_out_what_cannot_be_read():
 
 
 @pytest.mark.parametrize(
-    "url", ["localhost:8000", "file:///etc/passwd", "http://", "http://me:pw@host/v1"]
+    "url",
+    ["localhost:8000", "file:///etc/passwd", "http://", "http://me:pw@host/v1", "http://host:x/v1"],
 )
 def test_addresses_that_are_not_taken(url):
     with pytest.raises(OptionError, match="--judge wants"):

@@ -52,13 +52,14 @@ class JudgeOptions:
     workers: int = 4
 
     def __post_init__(self) -> None:
+        wanted = "--judge wants an address such as http://localhost:8000/v1"
         try:
             parts = urlsplit(self.url)
             known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
         except ValueError:  # of a port that is no number, or brackets
-            known = False
+            raise OptionError(wanted) from None
         if not known:
-            raise OptionError("--judge wants an address such as http://localhost:8000/v1")
+            raise OptionError(wanted)
         if parts.username or parts.password or parts.query:
             raise OptionError(
                 f"--judge wants an address without credentials; give the key in {KEY_VARIABLE}"

@@ -21,7 +21,7 @@ QUESTION = "Describe the video in one sentence."
 def load(data: Path) -> QuestionSet:
     """A question for each clip of the test split."""
     path = find_file(data, "test_videodatainfo.json", "*videodatainfo*.json", "MSRVTT_data.json")
-    captions: dict[str, list[str]] = defaultdict(list)
+    captions: dict[str | int, list[str]] = defaultdict(list)
     for key, row in json_rows(path, "sentences"):
         caption = require_text(key, row.get("caption"), "the caption")
         captions[require_id(key, row, "video_id")].append(caption)
