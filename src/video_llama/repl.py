@@ -159,7 +159,10 @@ def _remembered(history: Path, readline: Any) -> bool:
     with _unkept(f"questions cannot be kept in {history}"):
         history.parent.mkdir(parents=True, exist_ok=True)
         history.touch(mode=0o600)
-        readline.append_history_file(1, history)
+        if hasattr(readline, "append_history_file"):
+            readline.append_history_file(1, history)
+        else:  # of some systems
+            readline.write_history_file(history)
         return True
     return False
 

@@ -104,8 +104,10 @@ class Walk:
             if self._sent < 0 or key > self._sent + _JUMP:
                 self._jump(key)
             self._decode_until(pts, ranks)
+        decoder = self._decoder
         # Of what size the first frame is, is not known after a jump, but it should be as told.
-        if self._decoder.resized or self._decoder.size not in ((0, 0), self._decoder.told):
+        other = all(decoder.size) and all(decoder.told) and decoder.size != decoder.told
+        if decoder.resized or other:
             raise UnforeseenError
         return self._found, self._decoder
 

@@ -244,21 +244,21 @@ class MissingMedia(IterableDataset[Read]):
             return None
         done.add(name)
         digest, pair = self.store.known_digest(source), None
-        try:
-            if digest is None:
-                assert isinstance(source, Path)
+        if digest is None:
+            assert isinstance(source, Path)
+            try:
                 digest = digest_of(source)
                 pair = file_state(source), digest
-            key = value_key(digest, request)
-            if key in self.store or key in done:
-                return Read(key, pair, None) if pair is not None else None
+            except OSError as error:  # a name that is too long, no permission, a disk that fails
+                words = f"{source.name} cannot be read: {error.strerror or error}"
+                return Read.failed(source, MediaNotFoundError(words))
+        key = value_key(digest, request)
+        if key in self.store or key in done:
+            return Read(key, pair, None) if pair is not None else None
+        try:
             medium = read_medium(request_seed(request), self.dataset.processor, self.dataset.limits)
         except MediaError as error:
             return Read.failed(source, error)
-        except OSError as error:  # a name that is too long, no permission, a disk that fails
-            assert isinstance(source, Path)
-            words = f"{source.name} cannot be read: {error.strerror or error}"
-            return Read.failed(source, MediaNotFoundError(words))
         done.add(key)  # what cannot be read may be the content of several files: each is told
         return Read(key, pair, medium)
 
