@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from video_llama.whole_file import whole_file
+
 NOTE = "made_from.json"
 
 
@@ -17,9 +19,8 @@ def read(folder: Path) -> dict[str, Any] | None:
 
 def write(folder: Path, made_from: Mapping[str, Any]) -> None:
     """Leave the note, whole or not at all."""
-    partial = folder / f".{NOTE}.partial"
-    partial.write_text(json.dumps(made_from, indent=1) + "\n", encoding="utf-8")
-    partial.replace(folder / NOTE)
+    with whole_file(folder / NOTE) as partial:
+        partial.write_text(json.dumps(made_from, indent=1) + "\n", encoding="utf-8")
 
 
 def claim(

@@ -48,9 +48,9 @@ def main() -> None:
     arguments = parser.parse_args()
     for seed, work in builds_of(arguments.work, arguments.seeds).items():
         material = Material(work, arguments.photographs, seed)
+        build = {"build": made_from.checksum([work / name for name in PARTS])}
         for variant in VARIANTS:
             out = arguments.out / f"{variant}-{seed}"
-            build = {"build": made_from.checksum([work / name for name in PARTS])}
             if made_from.read(out) != build:
                 train_variant(material, variant, seed, out)
                 made_from.write(out, build)

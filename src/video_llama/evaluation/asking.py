@@ -7,6 +7,7 @@ questions -- grouped by medium --> batches --+-- media of the next batch are rea
                                              +-- answers on the disk before the next batch
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,7 +24,6 @@ from video_llama.errors import (
     UnsupportedMediaError,
 )
 from video_llama.evaluation.answers import PreparedQuestion, answer_together, prepare
-from video_llama.evaluation.files import is_there
 from video_llama.evaluation.journal import Journal
 from video_llama.evaluation.media import read_medium
 from video_llama.evaluation.results import Record, kept_records
@@ -141,7 +141,7 @@ class Asking:
         )
         encoded = self.encoded[question.medium]
         if isinstance(encoded, MediaError):
-            absent = not is_there(question.medium.path)
+            absent = not os.path.exists(question.medium.path)  # noqa: PTH110
             return replace(record, absent=absent, failed="" if absent else str(encoded)), None
         try:
             ready = prepare(

@@ -1,6 +1,7 @@
 """A whole benchmark: its questions read, answered and measured, and the result written."""
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -12,7 +13,6 @@ from video_llama.chat import VideoLlama
 from video_llama.errors import DataError, JudgeError, OptionError
 from video_llama.evaluation.asking import Asking, Progress, relative_name
 from video_llama.evaluation.endpoint import JudgeOptions
-from video_llama.evaluation.files import is_there
 from video_llama.evaluation.journal import Journal, write_json
 from video_llama.evaluation.judge import Judge, judge_metrics
 from video_llama.evaluation.results import (
@@ -110,7 +110,7 @@ def load_questions(task: Task, data: Path | None, out: Path, limit: int | None) 
     chosen = sample(found.questions, limit)
     if not chosen:
         raise DataError(f"{task.name}: there are no questions in {found.files[0].name}")
-    if not any(is_there(question.medium.path) for question in chosen):
+    if not any(os.path.exists(question.medium.path) for question in chosen):  # noqa: PTH110
         few = f" of the {len(chosen)} questions that were drawn" if limit is not None else ""
         raise DataError(
             f"{task.name}: none of the media{few} is below {data}, the first being "

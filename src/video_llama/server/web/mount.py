@@ -125,9 +125,7 @@ def mount_page(
     assert isinstance(mounted, Mount)
     gradio_app = mounted.app
     assert isinstance(gradio_app, gr.routes.App)
-    app.router.routes.append(
-        _PageMount(_Bounded(gradio_app, uploads, files.policy.total_bytes, album))
-    )
+    app.router.routes.append(_PageMount(_Bounded(gradio_app, uploads, files.policy.total_bytes)))
     return MountedPage(folder, gradio_app, serving, album)
 
 
@@ -147,17 +145,15 @@ class _PageMount(Mount):
 class _Bounded:
     """Around gradio: uploads end where the room does, and pages come with a policy."""
 
-    def __init__(self, app: ASGIApp, uploads: Path, most: int, album: Album) -> None:
+    def __init__(self, app: ASGIApp, uploads: Path, most: int) -> None:
         self._app = app
         self._uploads = uploads
         self._most = most
-        self._album = album
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI has it."""
         if scope["path"].rstrip("/") == _UPLOAD:
             await asyncio.to_thread(_remove_broken_off, self._uploads)
-            await asyncio.to_thread(self._album.sweep)
             taken = await asyncio.to_thread(_bytes_under, self._uploads)
             if taken > self._most:
                 raise storage_full()
