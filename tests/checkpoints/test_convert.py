@@ -30,6 +30,8 @@ def test_everything_is_written(run, tmp_path):
         "processor_config.json",
         "tokenizer.json",
     } <= names
+    config = json.loads((tmp_path / "ours" / "config.json").read_text(encoding="utf-8"))
+    assert not config["text_config"].get("_name_or_path")  # a place on the machine it was made on
     written = json.loads((tmp_path / "ours" / "conversion.json").read_text(encoding="utf-8"))
     assert written == json.loads(json.dumps(report.to_dict()))
     assert len(written["sources"]) == 6

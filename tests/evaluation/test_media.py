@@ -83,6 +83,13 @@ def test_sound_is_left_out_on_demand(assistant, films):
     assert (silent.use.sound, silent.clips) == ("left out", None)
 
 
+def test_a_frame_that_is_too_large_is_damaged(load, tmp_path, monkeypatch):
+    Image.new("RGB", (30, 20)).save(tmp_path / "00001.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(CorruptMediaError, match=r"00001\.png"):
+        load(Medium(tmp_path, fps=3.0))
+
+
 def test_a_folder_of_frames(load, tmp_path):
     for number in range(12):
         pixels = np.full((20, 30, 3), 20 * number, dtype=np.uint8)

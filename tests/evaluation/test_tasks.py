@@ -70,6 +70,20 @@ def test_msvd_qa(load, touch, write_json, tmp_path):
         load("msvd-qa")
 
 
+def test_ids_of_another_kind_are_told_with_their_row(load, touch, write_json):
+    touch("COCO_1.jpg")
+    for number in ([1], {"a": 1}, True, None):
+        write_json(
+            "captions_val2014.json",
+            {
+                "images": [{"id": 1, "file_name": "COCO_1.jpg"}],
+                "annotations": [{"image_id": number, "caption": "a dog"}],
+            },
+        )
+        with pytest.raises(DataError, match="#0: 'image_id' is a text or a whole number"):
+            load("coco-captions")
+
+
 def test_msrvtt_qa(load, touch, write_json, tmp_path):
     row = {"answer": "couch", "category_id": 14, "id": 1, "question": "where is he?"}
     write_json("test_qa.json", [{**row, "video_id": 7010}])

@@ -1,5 +1,7 @@
 """The page without a browser: its texts, its conversations, its pictures, and who gets in."""
 
+import asyncio
+import contextlib
 import errno
 import io
 import os
@@ -19,6 +21,7 @@ from video_llama.processing.conversation import MediaPart
 from video_llama.server.asking import read_messages
 from video_llama.server.guard import Guard, GuardPolicy
 from video_llama.server.refusal import MEDIA_CODES, Refusal
+from video_llama.server.run import Server
 from video_llama.server.web import seen as seen_module
 from video_llama.server.web.album import Album
 from video_llama.server.web.conversation import MAX_LENGTH, Medium, Seen, Talk, Wishes
@@ -207,6 +210,25 @@ def test_pictures_are_kept_until_nobody_has_looked_for_long(album, tmp_path):
     assert [album.touch(one) for one in (old, new)] == [False, True]
     assert album.add(b"old", ".jpg") == old
     assert album.touch(old)
+
+
+def test_pictures_end_without_another_upload(monkeypatch):
+    swept = []
+
+    class Swept:
+        def sweep(self):
+            swept.append(self)
+
+    server = object.__new__(Server)
+    server.files, server._page = Swept(), Swept()
+    monkeypatch.setattr("video_llama.server.run.SWEPT_EVERY", 0.01)
+
+    async def some_time() -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(server._sweep(), 0.5)
+
+    asyncio.run(some_time())
+    assert {server.files, server._page} == set(swept)
 
 
 def test_no_room_for_pictures_is_told(album, monkeypatch, tmp_path):
