@@ -105,11 +105,11 @@ def test_who_calls_off_is_out_after_the_step(llama, make_engine, monkeypatch):
 def test_a_deadline_ends_an_answer_where_it_is(llama, make_engine, monkeypatch):
     engine = make_engine(llama, slots=1)
     gate = Gate(engine, monkeypatch)
-    now = time.monotonic()
-    running = engine.submit(make_request(llama, PROMPT, deadline=now + 0.3))
-    waiting = engine.submit(make_request(llama, PROMPT, deadline=now + 0.3))
+    deadline = time.monotonic() + 1.5
+    running = engine.submit(make_request(llama, PROMPT, deadline=deadline))
+    waiting = engine.submit(make_request(llama, PROMPT, deadline=deadline))
     next(running)
-    time.sleep(0.35)
+    time.sleep(max(0.0, deadline - time.monotonic()) + 0.05)
     gate.let(100)
     ids, _, end = read(running)
     assert (len(ids), end.reason) == (1, "deadline")

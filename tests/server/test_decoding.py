@@ -262,14 +262,13 @@ def test_a_decoder_that_does_not_come_up_is_no_fault_of_the_medium(
         pool.close()
 
 
-def test_a_decoder_that_hangs_is_ended(pool, png, monkeypatch) -> None:
+def test_a_decoder_that_hangs_is_ended(pool, png, background, monkeypatch) -> None:
     monkeypatch.setattr(decoding, "_GRACE", 0.2)
     (process,) = pool.process_ids
     os.kill(process, signal.SIGSTOP)
-    started = time.monotonic()
+    options = MediaOptions(limits=Limits(deadline=0.3))
     with pytest.raises(MediaLimitError, match="not decoded within"):
-        pool.read(png(), MediaOptions(limits=Limits(deadline=0.3)))
-    assert time.monotonic() - started < 5
+        background(lambda: pool.read(png(), options)).end(30)
     assert not Path(f"/proc/{process}").exists()
     assert still_decodes(pool, png())
 
@@ -288,7 +287,7 @@ def test_a_decoder_that_stops_while_it_is_given_a_large_medium_is_ended(
         time.sleep(0.3)
         gone.set()
     with pytest.raises(Cancelled if leaves else MediaLimitError):
-        asking.end(5)
+        asking.end(30)
     assert still_decodes(pool, png())
 
 
@@ -307,7 +306,7 @@ def test_a_decoder_that_stops_within_its_reply_is_ended(pool, png, background, m
     os.write(other.fileno(), struct.pack("!i", 1000) + b"m")
     options = MediaOptions(limits=Limits(deadline=0.3))
     with pytest.raises(MediaLimitError, match="not decoded within"):
-        background(lambda: pool.read(png(), options)).end(5)
+        background(lambda: pool.read(png(), options)).end(30)
     assert still_decodes(pool, png())
 
 
@@ -329,7 +328,7 @@ def test_whoever_goes_away_takes_the_work_along(pool, png, background) -> None:
     gone.set()
     for one in (asking, waiting):
         with pytest.raises(Cancelled):
-            one.end(5)
+            one.end(30)
     assert still_decodes(pool, png())
 
 

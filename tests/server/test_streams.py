@@ -77,7 +77,7 @@ def test_a_closed_connection_frees_its_place_at_once(api, ask, monkeypatch, even
     connection.close()
     closed = time.monotonic()
     eventually(lambda: api.running() == 0 and api.open_requests() == 0)
-    assert time.monotonic() - closed < 2  # a whole answer takes 18 seconds
+    assert time.monotonic() - closed < 9  # a whole answer takes 18 seconds
 
 
 def test_a_client_that_hangs_up_while_its_media_are_read(

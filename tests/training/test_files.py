@@ -268,9 +268,9 @@ def test_a_bar_where_someone_watches(monkeypatch):
 def test_plain_lines_elsewhere():
     out = io.StringIO()
     progress = TrainingProgress(7, 0, batch=4, every=3, out=out)
-    time.sleep(0.2)  # as readers take a while to start; later steps do not
+    time.sleep(1.0)  # as readers take a while to start; later steps do not
     speeds = [progress.update(step, 1.0, 1e-4) for step in range(1, 8)]
-    assert speeds[0] < 25 < speeds[1]
+    assert speeds[0] < 5 < speeds[1]
     assert [line.split()[1] for line in out.getvalue().splitlines()] == ["3/7", "6/7", "7/7"]
     assert all(speed > 0 for speed in speeds)
     silent = TrainingProgress(7, 0, batch=4, every=1, out=None)
