@@ -42,7 +42,7 @@ def main() -> None:
             model = models / f"{variant}-{seed}"
             run("video_llama", "eval", "claim", model=model, data=media, out=model)
     results = {"json": given.out / "claim.json", "plot": given.out / "claim.png"}
-    run("recipes.reproduce.table", str(models), **results)
+    run("recipes.reproduce.table", str(models), "--seeds", *map(str, seeds), **results)
 
 
 def run(module: str, *arguments: str, **options: object) -> None:

@@ -12,7 +12,7 @@ import json
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
@@ -63,12 +63,12 @@ class Row:
     shares: Mapping[str, Sequence[float | None]]
 
 
-def read_reports(folder: Path) -> dict[str, list[Report]]:
-    """The results of each variant, by seed."""
+def read_reports(folder: Path, seeds: Collection[int] | None = None) -> dict[str, list[Report]]:
+    """The results of each variant, by seed: of these seeds, or of all there are."""
     found: dict[str, list[tuple[int, Report]]] = defaultdict(list)
     for path in sorted(folder.glob("*/claim.json")):
         name = re.fullmatch(r"([a-z]+)-(\d+)", path.parent.name)
-        if name and name[1] in VARIANTS:
+        if name and name[1] in VARIANTS and (seeds is None or int(name[2]) in seeds):
             report = json.loads(path.read_text(encoding="utf-8"))
             found[name[1]].append((int(name[2]), report))
     if not found:
@@ -77,6 +77,15 @@ def read_reports(folder: Path) -> dict[str, list[Report]]:
         variant: [report for _, report in sorted(found[variant], key=lambda pair: pair[0])]
         for variant in VARIANTS
         if variant in found
+    }
+
+
+def provenance(report: Report) -> dict[str, Any]:
+    """What a result was measured with and on: checksums of the model and of the data, software."""
+    settings = report["settings"]
+    names = ("sha256", "configuration_sha256", "dtype", "data")
+    return {name: settings[name] for name in names} | {
+        name: report[name] for name in ("software", "device")
     }
 
 
@@ -180,16 +189,19 @@ def main() -> None:
     """Print the table, and write what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", help="all that are there unless given")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
-    reports = read_reports(arguments.results)
+    reports = read_reports(arguments.results, arguments.seeds)
     rows = make_rows(reports)
     seeds = {variant: len(several) for variant, several in reports.items()}
     print(f"seeds: {', '.join(f'{TITLES[name]} {count}' for name, count in seeds.items())}\n")
     print(table(rows))
     if arguments.json:
-        text = json.dumps({"seeds": seeds, "rows": [asdict(row) for row in rows]}, indent=1)
+        measured = {name: [provenance(one) for one in reports[name]] for name in reports}
+        found = {"seeds": seeds, "measured": measured, "rows": [asdict(row) for row in rows]}
+        text = json.dumps(found, indent=1)
         arguments.json.write_text(text + "\n", encoding="utf-8")
     if arguments.plot:
         plot(rows, arguments.plot)

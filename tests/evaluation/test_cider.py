@@ -58,6 +58,14 @@ def test_the_same_caption_has_the_full_score_and_a_single_medium_none():
         ("costs $5.50 and 50% off!", "costs $ 5.50 and 50 % off"),
         ("cats & dogs cannot fly at 10:30", "cats & dogs can not fly at 10:30"),
         ("1,000 birds; the dogs' bowl", "1,000 birds the dogs bowl"),
+        ("a man (in a hat) [sits]", "a man -lrb- in a hat -rrb- -lsb- sits -rsb-"),
+        ("Mr. Smith on St. James St.", "mr. smith on st. james st."),
+        ("7 a.m. in the U.S. on plan B.", "7 a.m. in the u.s. on plan b."),
+        ("bus no. 5, he says no.", "bus no. 5 he says no"),
+        ("it is 3:00PM, not 10:30", "it is 3:00 pm not 10:30"),
+        ("drums + *loud* music w/ a dog", "drums + * loud * music w / a dog"),
+        ("hello,world at @home a&b 20%of", "hello world at @home a & b 20 % of"),
+        ("wow!! 5'6, .5 of the 1990's", "wow !! 5 6 .5 of the 1990 's"),
     ],
 )
 def test_words(caption, words):

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from video_llama.checkpoints.part import PART_FILE, TRAINED_FILE, Part, fingerprint
 from video_llama.errors import DataError, OptionError
-from video_llama.evaluation import asking
+from video_llama.evaluation import asking, runner
 from video_llama.evaluation.endpoint import JudgeOptions
 from video_llama.evaluation.metrics import measure_open
 from video_llama.evaluation.results import describe_model
@@ -158,6 +158,28 @@ def test_other_settings_are_refused(run, task):
     run(limit=2, batch_size=1)  # does not change the answers
 
 
+def test_questions_in_other_words_are_asked_anew(run, task, films):
+    """As those of another version of this software may be."""
+    run(limit=4)
+    said = tuple(replace(one, text="Really?") for one in questions(films))
+    changed = replace(task, load=lambda data: replace(task.load(data), questions=said))
+    result = run(changed, limit=9)
+    assert {answer["question"] for answer in result.report["answers"]} == {"Really?"}
+    assert predictions(result) == predictions(run(changed, out="alone", limit=9))
+
+
+def test_results_name_the_software_that_gave_the_answers(run, monkeypatch):
+    mine = run(limit=4).report["software"]
+    other = {**mine, "torch": "1.0"}
+    monkeypatch.setattr(runner, "describe_software", lambda: other)
+    assert run(limit=4).report["software"] == mine  # all were there
+    report = run(limit=9).report
+    assert report["software"] == other
+    note = f"some answers were given on cpu with video_llama {mine['video_llama']}, commit "
+    assert report["notes"][1].startswith(note)
+    assert len(report["notes"]) == 2
+
+
 def test_other_data_are_refused(run, tmp_path):
     run(limit=1)
     (tmp_path / "qa.json").write_text("[0]", encoding="utf-8")
@@ -283,7 +305,7 @@ def test_no_judge_where_answers_are_not_open(run, task, endpoint):
 
 KILLED = """
 import sys, time
-from video_llama.evaluation import asking
+from video_llama.evaluation import asking, runner
 from video_llama.cli import main
 real = asking.answer_together
 def slow(prepared, *rest):

@@ -7,6 +7,7 @@ from PIL import Image
 
 from video_llama.data.world.write import write_world
 from video_llama.errors import DataError, OptionError
+from video_llama.evaluation.runner import load_questions
 from video_llama.evaluation.task import Answered
 from video_llama.evaluation.tasks import TASKS, avsd, get_task, pope, world
 
@@ -161,6 +162,20 @@ def test_avsd(load, touch, write_json):
     assert len(found.files) == 2
 
 
+def test_files_beside_the_annotations_are_found_where_these_are(load, touch, write_json, tmp_path):
+    name = "annotations/test_set4DSTC7-AVSD"
+    write_json(f"{name}.json", {"dialogs": [{"image_id": "7UPGT", "dialog": DIALOGUE}]})
+    several = [{"image_id": 0, "caption": text} for text in ("he cooks", "cooking")]
+    images = [{"id": 0, "name": "7UPGT_1"}]
+    write_json(f"{name}_multiref.json", {"images": images, "annotations": several})
+    assert load("avsd").questions[0].references == ("he cooks", "cooking")
+    row = {"answer": "gun", "id": 7, "question": "what is fired?", "video_id": 1301}
+    write_json("annotations/test_qa.json", [row])
+    (tmp_path / "annotations/youtube_mapping.txt").write_text("aA-_1_0_9 vid1301\n")
+    touch("aA-_1_0_9.avi")
+    assert load("msvd-qa").questions[0].medium.path == tmp_path / "aA-_1_0_9.avi"
+
+
 def test_avsd_leaves_out_the_file_of_last_turns(load, write_json):
     dialogue = {"image_id": "7UPGT", "dialog": DIALOGUE}
     write_json("test_set4DSTC7-AVSD.json", {"dialogs": [dialogue]})
@@ -306,6 +321,20 @@ def test_mvbench(load, touch, write_json, tmp_path):
         load("mvbench")
 
 
+def test_mvbench_does_not_take_a_video_of_another_source(load, touch, write_json, tmp_path):
+    """CLEVRER and the Perception Test both number their videos."""
+    row = {"video": "video_10009.mp4", "question": "?", "candidates": ["a", "b"], "answer": "a"}
+    write_json("json/moving_count.json", [row])
+    write_json("json/my_own.json", [row])
+    touch("video/perception/videos/video_10009.mp4")
+    clevrer, own = load("mvbench").questions
+    assert not clevrer.medium.path.exists()
+    assert own.medium.path == tmp_path / "video/perception/videos/video_10009.mp4"
+    touch("video/data0613/clevrer/video_validation/video_10009.mp4")
+    clevrer, _ = load("mvbench").questions
+    assert clevrer.medium.path.parts[-3] == "clevrer"
+
+
 def test_mvbench_of_frames(load, write_json, tmp_path):
     folder = tmp_path / "video/tvqa/frames_fps3_hq/castle_s01"
     folder.mkdir(parents=True)
@@ -336,6 +365,13 @@ def test_pope(load, touch, tmp_path):
     (tmp_path / "coco_pope_random.json").write_text(bad, encoding="utf-8")
     with pytest.raises(DataError, match="must be yes or no, not 'maybe'"):
         load("pope")
+
+
+def test_pope_of_several_data_sets_keeps_them_apart(load, tmp_path):
+    row = {"question_id": 1, "image": "x.jpg", "text": "Is there a dog?", "label": "no"}
+    for name in ("coco_pope_random", "gqa_pope_random", "other"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(row), encoding="utf-8")
+    assert [one.kind for one in load("pope").questions] == ["coco random", "gqa random"]
 
 
 @pytest.mark.parametrize(
@@ -437,6 +473,18 @@ def small_world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
     write_world(folder, 8, 1_000_000, seconds=1.0)
     return folder
+
+
+def test_the_worlds_sample_does_not_depend_on_what_was_written_before(tmp_path):
+    asked = {}
+    for folder, limit in (("few", 3), ("more", 6), ("few", 6)):
+        loaded = load_questions(world.TASK, None, tmp_path / folder, limit)
+        asked[folder, limit] = [one.id for one in loaded.found.questions]
+        assert all(one.medium.path.is_file() for one in loaded.found.questions)
+    assert asked["few", 6] == asked["more", 6]
+    assert set(asked["few", 3]) < set(asked["more", 6])
+    scenes = {int(name.split("/")[0]) - world.HELD_OUT_SEED for name in asked["more", 6]}
+    assert max(scenes) > 20  # of all, not of the first
 
 
 def test_world(small_world):

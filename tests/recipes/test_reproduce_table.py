@@ -9,7 +9,7 @@ import pytest
 from recipes.nano.material import Material
 from recipes.nano.train import claim
 from recipes.reproduce import __main__ as reproduce
-from recipes.reproduce import make, parts, variants
+from recipes.reproduce import make, parts, variants, world
 from recipes.reproduce.table import main, make_rows, plot, read_reports, table
 from recipes.reproduce.variants import VARIANTS, builds_of
 
@@ -41,7 +41,10 @@ def results(tmp_path):
                 metrics |= {"verb_given_thing": 0.97, "thing_given": round(40 * share)}
             folder = tmp_path / f"{variant}-{seed}"
             folder.mkdir()
-            (folder / "claim.json").write_text(json.dumps({"metrics": metrics}))
+            settings = {"sha256": f"{variant}{seed}", "configuration_sha256": "c", "data": {}}
+            report = {"settings": {**settings, "dtype": "float32", "template": "plain"}}
+            report |= {"software": {"torch": "2"}, "device": "cpu", "metrics": metrics}
+            (folder / "claim.json").write_text(json.dumps(report))
     (tmp_path / "something-else").mkdir()
     return tmp_path
 
@@ -90,8 +93,37 @@ def test_the_command_writes_the_rows(results, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["table", str(results), "--json", str(out)])
     main()
     assert "seeds: trained on pictures 3" in capsys.readouterr().out
-    rows = json.loads(out.read_text())["rows"]
-    assert rows[1]["shares"]["pictures"] == [0.7, 0.5, 0.6]
+    found = json.loads(out.read_text())
+    assert found["rows"][1]["shares"]["pictures"] == [0.7, 0.5, 0.6]
+    assert [one["sha256"] for one in found["measured"]["turned"]] == [
+        "turned0",
+        "turned1",
+        "turned2",
+    ]
+    monkeypatch.setattr("sys.argv", ["table", str(results), "--seeds", "1", "2"])
+    main()
+    assert "seeds: trained on pictures 2" in capsys.readouterr().out  # not of builds before
+
+
+def test_the_worlds_table_is_of_several_builds_too(tmp_path, monkeypatch, capsys):
+    paths = []
+    for share in (0.9, 0.8):
+        row = {"n": 20, "accuracy": share, "english": share, "chinese": share, "chance": 0.1}
+        metrics = {"accuracy": share, "yes_share": 0.5, "yes_true": 0.5}
+        report = {"metrics": {**metrics, "by_kind": {"colour": row}}, "answers": [1]}
+        report["settings"] = dict.fromkeys(("sha256", "configuration_sha256", "dtype", "data"), "")
+        report |= {"software": {"torch": "2"}, "device": "cpu"}
+        paths.append(tmp_path / f"{share}.json")
+        paths[-1].write_text(json.dumps(report))
+    out = tmp_path / "out.json"
+    monkeypatch.setattr("sys.argv", ["world", *map(str, paths), "--json", str(out)])
+    world.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2] == "| colour | 20 | 0.850 (0.800 to 0.900) | 0.100 |"
+    assert lines[-1] == "| yes true there |  | 0.500 |  |"
+    found = json.loads(out.read_text())
+    assert found["builds"] == len(found["measured"]) == 2
+    assert found["metrics"]["by_kind"]["colour"]["accuracy"]["mean"] == 0.85
 
 
 def test_one_command_does_every_step_and_stops_where_one_fails(tmp_path, monkeypatch):
@@ -139,7 +171,8 @@ def test_branches_of_another_build_are_trained_anew(tmp_path, monkeypatch):
 
     def train_variant(_, variant, seed, folder):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").touch()
+        assert not (folder / "claim.answers.jsonl").exists()
+        (folder / "claim.answers.jsonl").touch()
         trained.append(f"{variant}-{seed}")
 
     build.mkdir()

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from video_llama.attachment import Attachment, MediaOptions, ReadMedium, encode
 from video_llama.chat import VideoLlama
@@ -26,7 +27,7 @@ from video_llama.errors import (
 from video_llama.evaluation.answers import PreparedQuestion, answer_together, prepare
 from video_llama.evaluation.journal import Journal
 from video_llama.evaluation.media import read_medium
-from video_llama.evaluation.results import Record, kept_records
+from video_llama.evaluation.results import Record, kept_records, note_maker
 from video_llama.evaluation.task import Medium, Question
 
 READERS = 2  # threads that read media
@@ -46,6 +47,7 @@ class Asking:
         max_new_tokens: of an answer.
         batch_size: questions in one call.
         journal: of the answers.
+        maker: what answers, as results name it: software and device.
         encoded: the media of the latest batch, or why there is nothing of them.
     """
 
@@ -56,13 +58,21 @@ class Asking:
     max_new_tokens: int
     batch_size: int
     journal: Journal
+    maker: dict[str, Any]
     encoded: dict[Medium, Attachment | MediaError] = field(default_factory=dict)
 
     def answer(self, questions: Sequence[Question], progress: Progress | None = None) -> None:
-        """Every question that has no answer yet; what failed before is tried again."""
+        """Every question that has no answer yet; what failed before is tried again, and what was
+        asked in other words then (by another version) is asked anew."""
         kept = kept_records(self.journal)
-        answered = {name for name, record in kept.items() if record.prediction is not None}
-        missing = [question for question in questions if question.id not in answered]
+        answered = {
+            (name, record.question, record.reference)
+            for name, record in kept.items()
+            if record.prediction is not None
+        }
+        missing = [one for one in questions if (one.id, one.text, one.references) not in answered]
+        if missing:
+            note_maker(self.journal, self.maker)
         done = len(questions) - len(missing)
         with ThreadPoolExecutor(READERS, "media") as pool:
             try:

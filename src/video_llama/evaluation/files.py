@@ -8,7 +8,8 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
 from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,18 @@ def find_files(data: Path, *patterns: str) -> list[Path]:
     if not data.is_dir():
         raise DataError(f"{data} is no folder; --data names the folder of the benchmark's files")
     for pattern in patterns:
-        for folder in (data, *(data / name for name in ("annotations", "json", "dataset"))):
-            found = sorted(path for path in folder.glob(pattern) if path.is_file())
-            if found:
-                return found
+        if found := matching(data, pattern):
+            return found
     raise DataError(f"{data} has no {' or '.join(patterns)}")
+
+
+def matching(data: Path, pattern: str) -> list[Path]:
+    """Files of a folder that match a pattern, or of the first of its folders for annotations that
+    has such; empty where there are none."""
+    for folder in (data, *(data / name for name in ("annotations", "json", "dataset"))):
+        if found := sorted(path for path in folder.glob(pattern) if path.is_file()):
+            return found
+    return []
 
 
 def find_file(data: Path, *patterns: str) -> Path:
@@ -151,19 +159,22 @@ class MediaFolder:
     def __init__(self, root: Path, kind: PartKind) -> None:
         self.root = root
         self.kind = kind
-        self._by_name: dict[str, Path] = {}
-        self._by_stem: dict[str, Path] = {}
+        self._by_name: dict[str, list[Path]] = defaultdict(list)
+        self._by_stem: dict[str, list[Path]] = defaultdict(list)
         for path in _media_below(root):
-            self._by_name.setdefault(path.name, path)
+            self._by_name[path.name].append(path)
             if _kind_of(path.name) == kind:
-                self._by_stem.setdefault(path.stem, path)
+                self._by_stem[path.stem].append(path)
 
-    def find(self, key: str, name: Any, *, under: Sequence[str] = ()) -> Path:
+    def find(
+        self, key: str, name: Any, *, under: Sequence[str] = (), of_others: Collection[str] = ()
+    ) -> Path:
         """The medium of a name.
 
         Looked for in the folders `under`, then as it is named, then by its own name anywhere, then
-        by its name without a suffix. What is nowhere gets the first path it could have had; the
-        runner counts it as absent.
+        by its name without a suffix; anywhere but in folders named as in `of_others`, where other
+        media have the same names. What is nowhere gets the first path it could have had; the runner
+        counts it as absent.
 
         Raises:
             DataError: not a name, or one that leads out of the folder.
@@ -175,8 +186,10 @@ class MediaFolder:
             if os.path.exists(place):  # noqa: PTH110 (no error for a name that is too long)
                 return place
         stem = plain.stem if _kind_of(plain.name) else plain.name
-        found = self._by_name.get(plain.name) or self._by_stem.get(stem)
-        return found or (places or [plain])[0]
+        for path in (*self._by_name.get(plain.name, ()), *self._by_stem.get(stem, ())):
+            if not set(of_others).intersection(path.relative_to(self.root).parts[:-1]):
+                return path
+        return (places or [plain])[0]
 
 
 def _kind_of(name: str) -> PartKind | None:

@@ -1,6 +1,7 @@
 """What is kept of a run: its settings, every answer, and the measures.
 
-OUT/TASK.answers.jsonl   grows while the model answers: the settings, then one line an answer
+OUT/TASK.answers.jsonl   grows while the model answers: the settings, what answers (software and
+                         device, once more where it changes), and one line an answer
 OUT/TASK.judge.jsonl     what a judge said, so that it is never asked twice
 OUT/TASK.json            the whole result, written last
 """
@@ -89,7 +90,19 @@ def open_answers(path: Path, settings: dict[str, Any]) -> Journal:
 
 def kept_records(journal: Journal) -> dict[str, Record]:
     """The latest record of each question."""
-    return {line["id"]: Record.from_json(line) for line in journal.records[1:]}
+    lines = (line for line in journal.records if "id" in line)
+    return {line["id"]: Record.from_json(line) for line in lines}
+
+
+def note_maker(journal: Journal, maker: dict[str, Any]) -> None:
+    """Say who gives the answers that follow, if it is not who gave those before."""
+    if makers_of(journal)[-1:] != [maker]:
+        journal.append([{"made_by": maker}])
+
+
+def makers_of(journal: Journal) -> list[dict[str, Any]]:
+    """Who gave the answers, in order; empty for answers of versions that did not say so."""
+    return [line["made_by"] for line in journal.records if "made_by" in line]
 
 
 def describe_model(directory: Path, *, offline: bool | None = None) -> dict[str, str]:

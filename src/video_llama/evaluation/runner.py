@@ -1,9 +1,8 @@
 """A whole benchmark: its questions read, answered and measured, and the result written."""
 
-import hashlib
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,10 @@ from video_llama.evaluation.results import (
     describe_files,
     describe_software,
     kept_records,
+    makers_of,
     open_answers,
 )
-from video_llama.evaluation.task import Answered, Question, QuestionSet, Task
+from video_llama.evaluation.task import Answered, Question, QuestionSet, Task, drawn
 
 
 @dataclass(frozen=True)
@@ -120,11 +120,10 @@ def load_questions(task: Task, data: Path | None, out: Path, limit: int | None) 
 
 
 def sample(questions: Sequence[Question], limit: int | None) -> tuple[Question, ...]:
-    """So many questions, spread over all of them; a larger sample holds every smaller one."""
+    """So many of the questions, in their order; see `drawn`."""
     if limit is None or limit >= len(questions):
         return tuple(questions)
-    drawn = sorted(questions, key=lambda one: hashlib.sha256(one.id.encode()).digest())[:limit]
-    kept = {question.id for question in drawn}
+    kept = drawn((question.id for question in questions), limit)
     return tuple(question for question in questions if question.id in kept)
 
 
@@ -166,18 +165,18 @@ def run_task(
             max_new_tokens=options.max_new_tokens or task.max_new_tokens,
             batch_size=options.batch_size,
             journal=journal,
+            maker={"software": describe_software(), "device": str(assistant.model.device)},
         )
         asking.answer(questions, progress)
         records = kept_records(journal)
+        makers = makers_of(journal) or [{"software": None, "device": None}]
     given = [records[question.id] for question in questions]
     answered = [
         Answered(question, record.prediction)
         for question, record in zip(questions, given, strict=True)
         if record.prediction is not None
     ]
-    report = _report(
-        task, loaded, model, options, settings, given, answered, str(assistant.model.device)
-    )
+    report = _report(task, loaded, model, options, settings, given, answered, makers)
     fault = ""
     if judge and task.open_answers and answered:
         fault = _add_judge(report, answered, judge, out / f"{task.name}.judge.jsonl", progress)
@@ -215,7 +214,7 @@ def _report(
     settings: dict[str, Any],
     given: Sequence[Record],
     answered: Sequence[Answered],
-    device: str,
+    makers: Sequence[dict[str, Any]],
 ) -> dict[str, Any]:
     right = {}
     report: dict[str, Any] = {
@@ -238,17 +237,25 @@ def _report(
         }
     return report | {
         "model": model.name,
-        "device": device,
+        "device": makers[-1]["device"],
         "settings": {**settings, "limit": options.limit, "batch_size": options.batch_size},
-        "software": describe_software(),
+        "software": makers[-1]["software"],
         "sound": dict(Counter(record.sound for record in given if record.sound)),
         "seconds": round(sum(record.seconds for record in given), 2),
-        "notes": list(loaded.found.notes),
+        "notes": [*loaded.found.notes, *_other_makers(makers)],
         "answers": [
             {**record.to_json(), **({"right": right[record.id]} if record.id in right else {})}
             for record in given
         ],
     }
+
+
+def _other_makers(makers: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Notes on earlier parts of a run that another version, or another device, has answered."""
+    for maker in makers[:-1]:
+        if maker != makers[-1]:
+            software = ", ".join(f"{name} {value}" for name, value in maker["software"].items())
+            yield f"some answers were given on {maker['device']} with {software}"
 
 
 def _add_judge(

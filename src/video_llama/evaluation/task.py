@@ -1,6 +1,7 @@
 """What a benchmark is: questions about media, and a measure for the answers."""
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,8 +101,8 @@ class Task:
         measure: the answers -> how good they are.
         max_new_tokens: of an answer, unless told otherwise.
         open_answers: the answers are free words that a judge may be asked about.
-        make: writes the data into a folder, for at most so many questions; None where they are
-            somebody else's and must be given.
+        make: writes the data into a folder, at least what `drawn` takes for so many questions; None
+            where they are somebody else's and must be given.
     """
 
     name: str
@@ -112,3 +113,9 @@ class Task:
     max_new_tokens: int
     open_answers: bool = False
     make: Callable[[Path, int | None], object] | None = field(default=None)
+
+
+def drawn(ids: Iterable[str], limit: int) -> set[str]:
+    """A sample of questions, spread over all of them: the same each time, and a larger one holds
+    every smaller one."""
+    return set(sorted(ids, key=lambda name: hashlib.sha256(name.encode()).digest())[:limit])

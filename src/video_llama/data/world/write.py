@@ -55,14 +55,38 @@ def write_world(
     settings that cannot be, for a folder that cannot be written to, and for one that holds a world
     with other settings.
     """
-    _check(count, seed, kinds, size, fps, seconds)
+    if count < 1 or seed < 0:
+        raise OptionError(f"count is at least 1 and seed at least 0; got {count} and {seed}")
+    return write_items(
+        out_dir,
+        range(seed, seed + count),
+        kinds=kinds,
+        size=size,
+        fps=fps,
+        seconds=seconds,
+        progress=progress,
+    )
+
+
+def write_items(
+    out_dir: str | Path,
+    numbers: Iterable[int],
+    *,
+    kinds: Collection[Kind] = ("video", "image", "audio"),
+    size: tuple[int, int] = (160, 120),
+    fps: int = 12,
+    seconds: float = 4.0,
+    progress: Callable[[int], object] | None = None,
+) -> Path:
+    """Write the items of some numbers, which need not be neighbours, as `write_world` does."""
+    _check(kinds, size, fps, seconds)
     out = Path(out_dir)
     settings = {"size": list(size), "fps": fps, "seconds": seconds, "kinds": sorted(kinds)}
     with _told_plainly(out):
         out.mkdir(parents=True, exist_ok=True)
         _claim(out, settings)
         lines = []
-        for number in range(seed, seed + count):
+        for number in numbers:
             scene = item_scene(number, kinds=kinds, seconds=seconds)
             path = out / f"{scene.kind}_{number:07d}{SUFFIXES[scene.kind]}"
             if not path.exists():
@@ -181,11 +205,7 @@ def _steady() -> dict[str, str]:
     return {"x264-params": "asm=avx2"} if wide else {}
 
 
-def _check(
-    count: int, seed: int, kinds: Collection[str], size: tuple[int, int], fps: int, seconds: float
-) -> None:
-    if count < 1 or seed < 0:
-        raise OptionError(f"count is at least 1 and seed at least 0; got {count} and {seed}")
+def _check(kinds: Collection[str], size: tuple[int, int], fps: int, seconds: float) -> None:
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown or not kinds:
         raise OptionError(

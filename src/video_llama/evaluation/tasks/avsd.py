@@ -26,7 +26,7 @@ from typing import Any
 from video_llama.data.sample import require_id, require_mapping, require_text
 from video_llama.errors import DataError
 from video_llama.evaluation.captioning import caption_scores
-from video_llama.evaluation.files import MediaFolder, find_files, json_rows, read_json
+from video_llama.evaluation.files import MediaFolder, find_files, json_rows, matching, read_json
 from video_llama.evaluation.metrics import measure_open
 from video_llama.evaluation.task import Answered, Measured, Medium, Question, QuestionSet, Task
 
@@ -106,7 +106,7 @@ def _written_out(one: Answered) -> Answered:
 
 def _files(data: Path) -> tuple[Path, Path | None]:
     """The dialogues, labelled ones before others, and the file of several references if any."""
-    several = [path for path in data.glob("*multiref.json") if path.is_file()]
+    several = matching(data, "*multiref.json")
     found = [
         path
         for path in find_files(data, "lbl_test_set*.json", "*test_set*.json")

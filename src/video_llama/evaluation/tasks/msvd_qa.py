@@ -9,7 +9,7 @@ from pathlib import Path
 
 from video_llama.data.sample import require_field, require_text
 from video_llama.errors import DataError
-from video_llama.evaluation.files import MediaFolder, find_file, json_rows, read_text
+from video_llama.evaluation.files import MediaFolder, find_file, json_rows, matching, read_text
 from video_llama.evaluation.metrics import measure_open
 from video_llama.evaluation.task import Medium, Question, QuestionSet, Task
 
@@ -19,8 +19,8 @@ QUESTION_WORDS = ("what", "who", "how", "when", "where")
 def load(data: Path) -> QuestionSet:
     """The test questions."""
     path = find_file(data, "test_qa.json")
-    names_path = data / "youtube_mapping.txt"
-    names = _clip_names(names_path) if names_path.is_file() else {}
+    names_paths = matching(data, "youtube_mapping.txt")
+    names = _clip_names(names_paths[0]) if names_paths else {}
     videos = MediaFolder(data, "video")
     questions = []
     for key, row in json_rows(path):
@@ -37,7 +37,7 @@ def load(data: Path) -> QuestionSet:
                 kind=question_word(row["question"]),
             )
         )
-    return QuestionSet(tuple(questions), (path, *([names_path] if names else [])))
+    return QuestionSet(tuple(questions), (path, *names_paths))
 
 
 def question_word(question: str) -> str:

@@ -46,6 +46,7 @@ KINDS: dict[str, tuple[str, bool]] = {
     "episodic_reasoning": ("tvqa/frames_fps3_hq", True),
     "counterfactual_inference": ("clevrer/video_validation", False),
 }
+SOURCES = {folder.split("/")[0] for folder, _ in KINDS.values()}
 
 
 def load(data: Path) -> QuestionSet:
@@ -76,7 +77,11 @@ def _question(key: str, row: dict[str, Any], kind: str, videos: MediaFolder) -> 
         raise DataError(f"{key}: the answer {answer[:60]!r} is none of the candidates")
     folder, stretch = KINDS.get(kind, ("", "start" in row and "end" in row))
     path = videos.find(
-        key, require_field(key, row, "video"), under=(f"video/{folder}", folder, f"video/{kind}")
+        key,
+        require_field(key, row, "video"),
+        under=(f"video/{folder}", folder, f"video/{kind}"),
+        # "video_10009.mp4" is one thing in CLEVRER, and another in the Perception Test.
+        of_others=SOURCES - {folder.split("/")[0]} if folder else (),
     )
     start, end = (_seconds(key, row, name) if stretch else None for name in ("start", "end"))
     return Question(

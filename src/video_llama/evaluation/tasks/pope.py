@@ -5,7 +5,8 @@
                   "text": "Is there a person in the image?", "label": "yes"}
     *.jpg        in any folder, such as val2014/
 
-The files differ in how the absent things are drawn; each is a kind of question.
+The files differ in how the absent things are drawn; each is a kind of question. With files of
+several data sets ("aokvqa_pope_random.json", ...) the kinds have the names of these before them.
 
 "accuracy", "f1" and "yes_share" take an answer that says neither yes nor no as wrong, and as no
 yes. The numbers that begin with "published_" are of the same answers, read as the published script
@@ -27,18 +28,30 @@ def load(data: Path) -> QuestionSet:
     """The questions of all files that are there."""
     paths = find_files(data, "*pope_*.json*", "coco/*pope_*.json*", "*.jsonl")
     pictures = MediaFolder(data, "image")
+    kinds = _kinds(paths)
     questions = [
         Question(
             id=f"{path.stem}#{require_field(key, row, 'question_id')}",
             medium=Medium(pictures.find(key, require_field(key, row, "image"))),
             text=require_text(key, row.get("text"), "the question"),
             references=(yes_or_no_label(key, row.get("label")),),
-            kind=path.stem.split("_")[-1],
+            kind=kinds[path],
         )
         for path in paths
         for key, row in line_rows(path)
     ]
     return QuestionSet(tuple(questions), tuple(paths))
+
+
+def _kinds(paths: Sequence[Path]) -> dict[Path, str]:
+    """What the questions of each file are called: by their drawing, and by their data set too
+    where there are several."""
+    parts = {path: (path.stem.partition("_pope_")[0], path.stem.split("_")[-1]) for path in paths}
+    several = len({data_set for data_set, _ in parts.values()}) > 1
+    return {
+        path: f"{data_set} {drawing}" if several and data_set != path.stem else drawing
+        for path, (data_set, drawing) in parts.items()
+    }
 
 
 def yes_or_no_label(key: str, label: object) -> str:

@@ -20,12 +20,20 @@ from video_llama.data.sample import require_field
 from video_llama.data.world.answers import QA, Language
 from video_llama.data.world.questions import questions, score, words_in
 from video_llama.data.world.scene import HELD_OUT_SEED, scene_from_seed
-from video_llama.data.world.write import LISTING, SETTINGS, write_world
+from video_llama.data.world.write import LISTING, SETTINGS, item_scene, write_items
 from video_llama.errors import DataError, OptionError
 from video_llama.evaluation.files import find_file, line_rows
-from video_llama.evaluation.task import Answered, Measured, Medium, Question, QuestionSet, Task
+from video_llama.evaluation.task import (
+    Answered,
+    Measured,
+    Medium,
+    Question,
+    QuestionSet,
+    Task,
+    drawn,
+)
 
-SCENES = 300  # as many as are made, unless fewer questions are wanted
+SCENES = 300  # as many as there are, unless a folder with others is given
 YES_NO = ("yesno",)
 DEALS = 20  # shuffles for the chance level
 CHANCE_RULE = (
@@ -34,8 +42,18 @@ CHANCE_RULE = (
 
 
 def make(folder: Path, limit: int | None) -> None:
-    """Write held-out scenes; each has several questions."""
-    write_world(folder, min(SCENES, limit or SCENES), HELD_OUT_SEED)
+    """Write the held-out scenes: all, or those that a sample of so many questions is about."""
+    numbers = range(HELD_OUT_SEED, HELD_OUT_SEED + SCENES)
+    if limit is not None:
+        numbers_by_id = {
+            _id(number, qa): number
+            for number in numbers
+            for language in get_args(Language)
+            for qa in questions(item_scene(number), language)
+        }
+        chosen = drawn(numbers_by_id, limit)
+        numbers = sorted({numbers_by_id[name] for name in chosen})
+    write_items(folder, numbers)
 
 
 def load(data: Path) -> QuestionSet:
@@ -108,7 +126,7 @@ def _questions(key: str, row: dict[str, Any], language: Language, data: Path) ->
         )
     return [
         Question(
-            id=f"{number}/{language}/{qa.kind}",
+            id=_id(number, qa),
             medium=Medium(data / str(require_field(key, row, "file"))),
             text=qa.question,
             references=(qa.answer,),
@@ -117,6 +135,10 @@ def _questions(key: str, row: dict[str, Any], language: Language, data: Path) ->
         )
         for qa in drawn
     ]
+
+
+def _id(number: int, qa: QA) -> str:
+    return f"{number}/{qa.language}/{qa.kind}"
 
 
 def _asks_whether(qa: QA) -> bool:
