@@ -40,15 +40,17 @@ BELOW_CHAT = {
 MAY_IMPORT = {
     "errors": set(),
     "whole_file": set(),
+    "alone": set(),
+    "home": set(),
     "temporary_folder": set(),
     "media": {"errors"},
     "processing": {"media", "errors"},
     "models": {"errors"},
-    "checkpoints": {"models", "processing", "auto", "errors", "temporary_folder"},
-    "data": {"processing", "media", "errors", "whole_file"},
+    "checkpoints": {"models", "processing", "auto", "errors", "home", "temporary_folder"},
+    "data": {"processing", "media", "errors", "whole_file", "alone", "home"},
     "auto": {"models", "processing"},
     "training": {"data", "processing", "models", "checkpoints", "quantization"}
-    | {"errors", "whole_file"},
+    | {"errors", "whole_file", "alone", "home"},
     "generation": {"errors"},
     "quantization": {"errors"},
     "engine": {"generation", "models", "errors"},
@@ -59,7 +61,7 @@ MAY_IMPORT = {
     "reply": {"answer", "engine", "errors"},
     "chat": BELOW_CHAT | {"engine", "media", "processing", "checkpoints", "models", "errors"},
     "terminal": {"errors"},
-    "repl": {"chat", "answer", "terminal", "errors"},
+    "repl": {"chat", "answer", "terminal", "errors", "home"},
     "commands": {"chat", "repl", "terminal", "checkpoints", "data", "errors"}
     | BELOW_CHAT
     | {"media"},

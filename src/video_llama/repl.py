@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from video_llama.errors import OptionError, VideoLlamaError
+from video_llama.home import spelled_out
 from video_llama.terminal import is_there, print_warnings, write
 
 if TYPE_CHECKING:
@@ -123,11 +124,11 @@ class Repl:
 
 def split_paths(text: str) -> list[str]:
     """Paths as a shell would read them; a name with spaces that exists needs no quotes."""
-    home = os.path.expanduser(text)  # noqa: PTH111 (of a user who is not there, as it is)
+    home = spelled_out(text)
     if is_there(home):
         return [home]
     try:
-        return [os.path.expanduser(word) for word in shlex.split(text)]  # noqa: PTH111
+        return [spelled_out(word) for word in shlex.split(text)]
     except ValueError:  # a quote that is not closed, as in a file's name
         return [text]
 

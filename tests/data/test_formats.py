@@ -7,6 +7,7 @@ import pickle
 import pytest
 
 from video_llama.data.formats import DatasetSpec, detect_format, open_dataset
+from video_llama.data.sample import media_path
 from video_llama.errors import DataError, OptionError
 from video_llama.processing.conversation import parse_conversation
 
@@ -404,6 +405,19 @@ def test_a_full_path_inside_the_folder_is_accepted(tmp_path, save_lines):
     elsewhere = tmp_path / "other"
     elsewhere.mkdir()
     assert "leads out" in fault(open_file(tmp_path / "mine.jsonl", media=str(elsewhere)))
+
+
+def test_full_paths_and_folders_may_be_spelled_with_links(tmp_path, save_lines, monkeypatch):
+    real = tmp_path / "real"
+    (real / "media").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(real)
+    picture = real / "media/a.jpg"
+    picture.touch()
+    (real / "outside.jpg").touch()
+    for folder, place in ((tmp_path / "link/media", real), (real / "media", tmp_path / "link")):
+        assert media_path("k", folder, str(place / "media/a.jpg")).resolve() == picture
+        with pytest.raises(DataError, match="leads out of"):
+            media_path("k", folder, str(place / "outside.jpg"))
 
 
 def test_the_folder_of_the_media_is_named_in_full(tmp_path, save_lines, monkeypatch):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from video_llama.alone import alone
 from video_llama.data import pack as packing
 from video_llama.data.formats import DatasetSpec, open_dataset
 from video_llama.data.pack import media_suffix, pack, read_source
@@ -318,6 +319,15 @@ def test_what_training_refuses_is_not_packed(tmp_path, rich_lines):
     manifest = pack(DatasetSpec(str(rich_lines)), tmp_path / "out")
     assert (manifest.source["rows"], manifest.samples) == (8, 4)
     assert "there is no medium" in (tmp_path / "out/skipped.jsonl").read_text().splitlines()[-1]
+
+
+def test_one_pack_at_a_time_in_a_folder(tmp_path, rich_lines):
+    out = tmp_path / "out"
+    out.mkdir()
+    spec = DatasetSpec(str(rich_lines))
+    with alone(out), pytest.raises(DataError, match="another process is packing into"):
+        pack(spec, out)
+    assert pack(spec, out).complete
 
 
 def test_nothing_to_pack(tmp_path, save_lines):

@@ -250,6 +250,16 @@ def test_which_shards(tmp_path):
         assert words in str(caught.value)
 
 
+def test_brackets_in_names_that_are_there_stand_for_themselves(tmp_path):
+    folder = tmp_path / "[2024] set"
+    folder.mkdir()
+    for number in range(2):
+        (folder / f"x-{number}.tar").touch()
+    names = ["x-0.tar", "x-1.tar"]
+    for pattern in ("x-{0..1}.tar", "x-*.tar"):
+        assert [path.name for path in shard_paths(f"{folder}/{pattern}")] == names
+
+
 def test_braces():
     assert expand_braces("a{08..10}{x,y}") == ["a08x", "a08y", "a09x", "a09y", "a10x", "a10y"]
     assert expand_braces("plain") == ["plain"]

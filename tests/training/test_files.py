@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import resource
 import time
 from dataclasses import replace
@@ -151,6 +152,15 @@ def test_a_full_disk_is_told_and_what_was_written_stays(recipe, start):
     train(other, io.StringIO())
     last = "checkpoints/step-00000004/trained.safetensors"
     assert (made.output_dir / last).read_bytes() == (other.output_dir / last).read_bytes()
+
+
+def test_what_may_still_be_being_written_is_left(tmp_path):
+    old, new = tmp_path / ".writing-old", tmp_path / ".writing-new"
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (0, 0))
+    atomic.remove_half_written(tmp_path, older_than=60.0)
+    assert (old.exists(), new.exists()) == (False, True)
 
 
 def test_a_file_is_replaced_whole_or_not(tmp_path, monkeypatch):

@@ -15,9 +15,12 @@ import torch
 from safetensors.torch import load_file
 
 from video_llama.checkpoints.load import load_model
+from video_llama.data.formats import DatasetSpec
 from video_llama.errors import DataError, TrainingError
 from video_llama.training import atomic
+from video_llama.training.checkpoint import Checkpoints
 from video_llama.training.marks import run_marks
+from video_llama.training.step import TrainingStep
 from video_llama.training.trainer import train
 
 STEPS = 6
@@ -247,13 +250,99 @@ def test_never_touches_no_earlier_run(long_recipe, uninterrupted):
     [
         ({"seed": 1}, "had seed = 0, now it is 1"),
         ({"batch": 2}, "had batch = 4, now it is 2"),
-        ({"schedule.peak": 1.0}, "had schedule.peak = 0.003, now it is 1.0"),
+        ({"schedule.start": 1.0}, "had schedule.start = 0.001, now it is 1.0"),
         ({"lora": {"rank": 2}}, "had lora.alpha = null, now it is 16.0"),
     ],
 )
 def test_another_run_is_not_gone_on_with(long_recipe, uninterrupted, changes, said):
     with pytest.raises(TrainingError, match=said):
         train(long_recipe(output=str(uninterrupted), **changes), io.StringIO())
+
+
+def test_what_went_astray_goes_on_with_other_rates_and_clipping(long_recipe, uninterrupted):
+    made = long_recipe(**{"schedule.peak": 1e-3, "optimizer.clip": 0.5})
+    shutil.copytree(uninterrupted, made.output_dir)
+    shutil.rmtree(made.output_dir / f"checkpoints/step-{STEPS:08d}")
+    out = io.StringIO()
+    train(made, out)
+    assert "warning: optimizer.clip was null and is 0.5 from here on" in out.getvalue()
+    assert "warning: schedule.peak was 0.003 and is 0.001 from here on" in out.getvalue()
+    assert final_bytes(made.output_dir) != final_bytes(uninterrupted)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_what_was_learnt_is_saved_before_a_validation(
+    long_recipe, uninterrupted, start, read_lines, number
+):
+    """A signal in the middle of the validation of step 3; the next start makes up for it."""
+    made = long_recipe()
+
+    def run():
+        score = TrainingStep.score
+
+        def strike(self, batch):
+            if not self.training:
+                os.kill(os.getpid(), number)
+            return score(self, batch)
+
+        TrainingStep.score = strike
+        outcome = train(made, io.StringIO())
+        return outcome.step, outcome.stopped_by
+
+    ended = ("gave", (3, "SIGTERM")) if number == signal.SIGTERM else ("died", -signal.SIGKILL)
+    assert start(run).end() == ended
+    saved = made.output_dir / "checkpoints/step-00000003/state.json"
+    assert json.loads(saved.read_text())["measured"] == 0
+    assert not any("validation" in line for line in figures(made.output_dir, read_lines))
+    assert train(made, io.StringIO()).step == STEPS
+    assert final_bytes(made.output_dir) == final_bytes(uninterrupted)
+    assert figures(made.output_dir, read_lines) == figures(uninterrupted, read_lines)
+    best = "checkpoints/best.json"
+    assert (made.output_dir / best).read_bytes() == (uninterrupted / best).read_bytes()
+
+
+def test_killed_when_a_validation_is_written_down(long_recipe, uninterrupted, start, read_lines):
+    """Its figures are there by then, and are not there twice in the end."""
+    made = long_recipe()
+
+    def run():
+        Checkpoints.renew = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        train(made, io.StringIO())
+
+    assert start(run).end() == ("died", -signal.SIGKILL)
+    assert any("validation" in line for line in figures(made.output_dir, read_lines))
+    train(made, io.StringIO())
+    assert figures(made.output_dir, read_lines) == figures(uninterrupted, read_lines)
+
+
+def test_a_validation_that_is_added_to_a_finished_run_is_done(recipe, other_pictures, read_lines):
+    made = recipe()
+    train(made, io.StringIO())
+    added = replace(
+        made,
+        validation=replace(made.validation, data=(DatasetSpec(str(other_pictures)),)),
+        export=replace(made.export, kind="part", checkpoint="best"),
+    )
+    out = io.StringIO()
+    train(added, out)
+    assert "none was validated" not in out.getvalue()
+    assert read_lines(made.output_dir / "metrics.jsonl")[-1]["validation"]["samples"] == 5
+    assert Checkpoints(made.output_dir / "checkpoints", 3).best().name == "step-00000004"
+
+
+def test_a_run_from_elsewhere_goes_on_from_there_again(long_recipe, uninterrupted, start):
+    """Killed before the first checkpoint of its own, and started again with resume=auto."""
+    made = long_recipe(resume=str(uninterrupted / "checkpoints/step-00000005"))
+
+    def run():
+        TrainingStep.forward = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        train(made, io.StringIO())
+
+    assert start(run).end() == ("died", -signal.SIGKILL)
+    out = io.StringIO()
+    train(replace(made, resume="auto"), out)
+    assert "going on from step 5" in out.getvalue()
+    assert final_bytes(made.output_dir) == final_bytes(uninterrupted)
 
 
 def forget_marks(folder: Path) -> None:

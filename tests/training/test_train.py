@@ -1,5 +1,6 @@
 """Runs in one process: what is learnt, measured, written, exported."""
 
+import errno
 import fcntl
 import io
 import json
@@ -270,6 +271,27 @@ def test_too_little_memory_is_told_with_what_helps(recipe, monkeypatch):
         train(recipe(), io.StringIO())
 
 
+def test_too_little_memory_for_a_validation_loses_no_step(recipe, other_pictures, monkeypatch):
+    score = TrainingStep.score
+
+    def fail(self, batch):
+        if not self.training:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return score(self, batch)
+
+    monkeypatch.setattr(TrainingStep, "score", fail)
+    made = recipe(
+        **{
+            "validation.data": [{"path": str(other_pictures)}],
+            "validation.every": 3,
+            "checkpoint.every": 100,
+        }
+    )
+    with pytest.raises(TrainingError, match=r"not enough memory for validation: .*accumulation"):
+        train(made, io.StringIO())
+    assert (made.output_dir / "checkpoints/step-00000003").is_dir()
+
+
 def test_a_loss_that_is_no_number_is_never_the_best(recipe, other_pictures, monkeypatch):
     losses = iter([math.nan, 2.0, math.nan])
     monkeypatch.setattr(Validation, "measure", lambda *_: Measured(next(losses), 0.0, 1, 1, 0))
@@ -365,6 +387,41 @@ def test_one_run_at_a_time_in_a_folder(recipe):
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(TrainingError, match="another process is training in"):
             train(made, io.StringIO())
+
+
+def test_where_there_are_no_locks_it_is_told(recipe, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    out = io.StringIO()
+    assert train(recipe(**{"schedule.steps_per_epoch": 1}), out).step == 1
+    assert "warning: there are no locks in" in out.getvalue()
+
+
+def test_homes_are_spelled_out(recipe, monkeypatch, tmp_path, pictures):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures").symlink_to(pictures.parent)
+    data = [{"path": "~/pictures/rows.jsonl", "media": "~/pictures"}]
+    changes = {"data": data, "output": "~/run", "cache": {"path": "~/kept"}}
+    train(recipe(**changes, **{"schedule.steps_per_epoch": 1}), io.StringIO())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept", "pictures", "run"]
+
+
+def test_a_part_in_a_folder_behind_a_link_finds_its_model(recipe, tmp_path, save_tiny_model):
+    base = save_tiny_model(tmp_path / "models/base")
+    (tmp_path / "disk/far/away").mkdir(parents=True)
+    (tmp_path / "runs").symlink_to(tmp_path / "disk/far/away")
+    made = recipe(
+        **{
+            "model.path": str(base),
+            "output": str(tmp_path / "runs/one"),
+            "export.kind": "part",
+            "schedule.steps_per_epoch": 1,
+        }
+    )
+    assert load_model(train(made, io.StringIO()).model, device="cpu")
 
 
 def test_workers_read_the_same(recipe, read_losses, tmp_path):

@@ -1,6 +1,5 @@
 """A model's name to a directory: the embedded one, a local one, or one of the hub."""
 
-import contextlib
 import os
 from importlib.resources import files
 from pathlib import Path
@@ -19,6 +18,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 
 from video_llama.errors import CheckpointError
+from video_llama.home import spelled_out
 
 EMBEDDED = "nano"
 HUB_PREFIX = "hf://"
@@ -50,9 +50,7 @@ def resolve(
     if not name:
         raise CheckpointError(_not_a_model(name))
     if not name.startswith(HUB_PREFIX):
-        path = Path(model)
-        with contextlib.suppress(RuntimeError):  # "~name" of nobody here
-            path = path.expanduser()
+        path = Path(spelled_out(name))
         if path.is_dir():
             return path
         if path.exists():

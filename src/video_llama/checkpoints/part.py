@@ -65,8 +65,9 @@ def read_part(directory: Path) -> Part | None:
 
 def base_of(directory: Path, part: Part) -> str:
     """The model a part belongs to, as `resolve` takes it."""
-    beside = directory / part.base
-    return str(beside) if beside.is_dir() else part.base
+    beside = directory.resolve() / part.base
+    # One that leads upwards is never meant from where a process happens to be.
+    return str(beside) if beside.is_dir() or part.base.startswith("..") else part.base
 
 
 def fingerprint(directory: Path) -> str:

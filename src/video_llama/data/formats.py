@@ -15,6 +15,7 @@ from video_llama.data.shards import SHARD_SUFFIX, open_shards, shard_paths
 from video_llama.data.videochat import open_videochat
 from video_llama.data.webvid import open_webvid
 from video_llama.errors import DataError, OptionError
+from video_llama.home import spelled_out
 
 # How a file is opened (name, file, folder of its media), and where media lie beside the file by
 # default: the first of these folders that is there.
@@ -60,6 +61,9 @@ class DatasetSpec:
             raise OptionError("path is empty; name the file of a data set")
         if not self.weight > 0:
             raise OptionError(f"weight must be a positive number, not {self.weight!r}")
+        for name in ("path", "media"):
+            if value := getattr(self, name):
+                object.__setattr__(self, name, spelled_out(value))  # "~" of a recipe
 
 
 def open_dataset(spec: DatasetSpec) -> Rows:

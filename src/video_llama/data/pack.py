@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from video_llama.alone import alone
 from video_llama.data.check import useless
 from video_llama.data.formats import DatasetSpec, open_dataset, source_files
 from video_llama.data.records import unreadable
@@ -125,6 +126,25 @@ def pack(
     rows = open_dataset(spec)
     if not len(rows):
         raise DataError(f"{rows.name} has no rows to pack; give another file")
+    with contextlib.ExitStack() as stack:
+        with _writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+            try:
+                stack.enter_context(alone(out))
+            except BlockingIOError:
+                raise DataError(
+                    f"another process is packing into {out}; wait for it, or give another folder"
+                ) from None
+        return _pack(spec, rows, out, shard_bytes, progress)
+
+
+def _pack(
+    spec: DatasetSpec,
+    rows: Rows,
+    out: Path,
+    shard_bytes: int,
+    progress: Callable[[int, int], object] | None,
+) -> Manifest:
     manifest = _begin(spec, rows, out, shard_bytes)
     if manifest.complete:
         manifest.packed_before = True
@@ -306,7 +326,6 @@ def _stored(size: int) -> int:
 
 def _begin(spec: DatasetSpec, rows: Rows, out: Path, shard_bytes: int) -> Manifest:
     """The manifest of the folder, with the shards that are whole; a new one in an empty folder."""
-    out.mkdir(parents=True, exist_ok=True)
     fresh = Manifest(_source(spec, rows), shard_bytes)
     if not (out / MANIFEST).exists():
         if any(out.glob(f"*{SHARD_SUFFIX}")):

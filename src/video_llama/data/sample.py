@@ -127,8 +127,8 @@ def media_path(key: str, folder: Path, name: Any) -> Path:
     if not isinstance(name, str) or not name.strip() or "\0" in name:
         raise DataError(f"{key}: a file name is expected where {_shown(name)} stands")
     path = Path(name)
-    if path.is_absolute() and path.is_relative_to(folder.absolute()):
-        path = path.relative_to(folder.absolute())
+    if path.is_absolute():
+        path = _inside(path, folder)
     outside = path.is_absolute() or path.drive or ".." in name.replace("\\", "/").split("/")
     if outside or "://" in name:
         raise DataError(
@@ -136,6 +136,15 @@ def media_path(key: str, folder: Path, name: Any) -> Path:
             "give the folder that holds all media, and names inside it"
         )
     return folder / path
+
+
+def _inside(path: Path, folder: Path) -> Path:
+    """A whole path relative to the folder it lies in, or as it is. One of them may be spelled with
+    links, which are followed in folders alone."""
+    if path.is_relative_to(folder.absolute()):
+        return path.relative_to(folder.absolute())
+    parent, real = path.parent.resolve(), folder.resolve()
+    return parent.relative_to(real) / path.name if parent.is_relative_to(real) else path
 
 
 def require_text(key: str, value: Any, what: str) -> str:

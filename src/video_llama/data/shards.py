@@ -120,6 +120,16 @@ def open_shards(name: str, pattern: str) -> ShardRows:
     return ShardRows(name, tuple(shards), np.concatenate(parts))
 
 
+def _matching(pattern: Path) -> list[Path]:
+    """Files of a pattern. Brackets in names that are there stand for themselves."""
+    if pattern.is_file() or not glob.has_magic(str(pattern)):
+        return [pattern]
+    if pattern.parent.is_dir():
+        return sorted(pattern.parent.glob(pattern.name))
+    # Not `Path.glob`, which takes no absolute pattern.
+    return sorted(map(Path, glob.glob(str(pattern))))  # noqa: PTH207
+
+
 def shard_paths(pattern: str) -> list[Path]:
     """The tar files a pattern stands for, in order: a folder, `x-{000..012}.tar`, `x-*.tar`.
 
@@ -134,10 +144,7 @@ def shard_paths(pattern: str) -> list[Path]:
     else:
         paths = []
         for one in expand_braces(pattern):
-            wild = glob.has_magic(one)
-            # Not `Path.glob`, which takes no absolute pattern.
-            found = sorted(map(Path, glob.glob(one))) if wild else [Path(one)]  # noqa: PTH207
-            paths += found
+            paths += _matching(Path(one))
     missing = [path.name for path in paths if not path.is_file()]
     if missing or not paths:
         lacking = f"{', '.join(missing[:3])} of {len(paths)}" if missing else ""

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,9 +72,12 @@ def _take_place(new: Path, path: Path) -> None:
         raise
 
 
-def remove_half_written(folder: Path, name: str = "") -> None:
-    """Remove what a process that was killed left half written; of everything, or of one name."""
+def remove_half_written(folder: Path, name: str = "", *, older_than: float = 0.0) -> None:
+    """Remove what a process that was killed left half written; of everything, or of one name.
+    What changed less than `older_than` seconds ago may be being written by another one."""
     for left in folder.glob(f"{HALF_WRITTEN}{name}*"):
+        if older_than and time.time() - left.stat().st_mtime < older_than:
+            continue
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)
         else:

@@ -55,6 +55,8 @@ FREE = (
     "model.gradient_checkpointing",
     "model.offline",
 )
+# Those that do, and may differ all the same: what a run that went astray is put right with.
+TUNED = ("optimizer.clip", "schedule.peak", "schedule.floor")
 # Settings that came later, and what runs of before did.
 LATER = {"captions": "captions"}
 
@@ -70,6 +72,8 @@ class RunState:
         tokens: learnt so far.
         window: sums since the last line of metrics; see `training.metrics`.
         best: lowest validation loss so far, and its step.
+        measured: step of the last validation, 0 before the first; None in checkpoints that were
+            written when their own was done.
         files: sha256 of the other files.
         marks: of the weights it began with and of its data; see `training.marks`.
     """
@@ -80,6 +84,7 @@ class RunState:
     tokens: int = 0
     window: list[float] = field(default_factory=list)
     best: tuple[float, int] | None = None
+    measured: int | None = None
     files: dict[str, str] = field(default_factory=dict)
     marks: dict[str, str] = field(default_factory=dict)
     version: int = VERSION
@@ -136,6 +141,17 @@ class Checkpoints:
             self.note_best(state)
         self._prune(state)
         return path
+
+    def renew(self, state: RunState) -> None:
+        """Write down what has been measured since the checkpoint of this step was written.
+
+        Raises:
+            TrainingError: it could not be written; the checkpoint stays as it was.
+        """
+        with writing(f"the checkpoint of step {state.step}"):
+            write_file(self.path(state.step) / STATE, _text(state))
+            self.note_best(state)
+        self._prune(state)
 
     def latest(self) -> tuple[Path | None, list[str]]:
         """The last sound checkpoint, and what is wrong with later ones."""
@@ -194,8 +210,7 @@ class Checkpoints:
             save_file(dict(trained), folder / TRAINED)
             save_file(dict(optimizer), folder / OPTIMIZER)
             state.files = {name: _sha256(folder / name) for name in (TRAINED, OPTIMIZER)}
-            text = json.dumps(asdict(state), ensure_ascii=False, indent=1)
-            (folder / STATE).write_text(text + "\n", encoding="utf-8")
+            (folder / STATE).write_bytes(_text(state))
 
     def _prune(self, state: RunState) -> None:
         best = state.best[1] if state.best is not None else None
@@ -221,16 +236,31 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path, state, load_file(path / TRAINED), load_file(path / OPTIMIZER))
 
 
-def require_same_run(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise TrainingError where a setting that changes what is learnt differs."""
+def require_same_run(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs of the settings that may change what is learnt, in words.
+
+    Raises:
+        TrainingError: a setting that must be the same differs.
+    """
+    tuned = []
     before, after = {**LATER, **_flat(saved)}, _flat(now)
     for name in sorted({*before, *after}):
         free = any(name == one or name.startswith(f"{one}.") for one in FREE)
-        if not free and before.get(name) != after.get(name):
+        if free or before.get(name) == after.get(name):
+            continue
+        if name in TUNED:
+            was, now_is = json.dumps(before.get(name)), json.dumps(after.get(name))
+            tuned.append(f"{name} was {was} and is {now_is} from here on")
+        else:
             raise TrainingError(
                 f"the run to go on with had {name} = {json.dumps(before.get(name))}, now it is "
                 f"{json.dumps(after.get(name))}; give the same, or another output to begin anew"
             )
+    return tuned
+
+
+def _text(state: RunState) -> bytes:
+    return json.dumps(asdict(state), ensure_ascii=False, indent=1).encode() + b"\n"
 
 
 def _flat(mapping: Any, where: str = "") -> dict[str, Any]:

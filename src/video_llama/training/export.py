@@ -19,6 +19,7 @@ from video_llama.checkpoints.part import (
     put_in,
 )
 from video_llama.errors import OptionError, TrainingError
+from video_llama.home import spelled_out
 from video_llama.training.atomic import new_folder, writing
 from video_llama.training.checkpoint import TRAINED, Checkpoint, RunState
 from video_llama.training.prepare import base_directory
@@ -110,6 +111,7 @@ def _write_part(
 ) -> None:
     save_file(dict(trained), folder / TRAINED_FILE)
     read_config(base).save_pretrained(folder)
-    place = os.path.relpath(base, target) if Path(name).expanduser().is_dir() else name
-    part = Part(place, fingerprint(base), scale)
+    if Path(spelled_out(name)).is_dir():
+        name = os.path.relpath(base.resolve(), target.resolve())
+    part = Part(name, fingerprint(base), scale)
     (folder / PART_FILE).write_text(part.to_json(), encoding="utf-8")

@@ -33,13 +33,14 @@ from video_llama.errors import (
     TrainingError,
     UnsupportedMediaError,
 )
-from video_llama.training.atomic import writing
+from video_llama.training.atomic import remove_half_written, writing
 from video_llama.training.feature_files import Shard, SourceTable, name_number
 
 SHARD_BYTES = 128 << 20
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 OPEN_SHARDS = 64  # per process
 SETTINGS, DAMAGED = "settings.json", ".damaged"
+ABANDONED = 86_400.0  # seconds after which what is half written belongs to nobody
 # What a medium that could not be encoded is told as, by name: it is remembered as text.
 FAILURES = {
     one.__name__: one
@@ -89,6 +90,8 @@ class FeatureStore:
 
         Those are set aside under another name, and their values are missing then.
         """
+        if verify:
+            remove_half_written(self.folder, older_than=ABANDONED)
         self._shards, self._open = [], {}
         told, keys, places = [], [], []
         for path in sorted(self.folder.glob("shard-*.safetensors")):

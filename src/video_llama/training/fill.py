@@ -22,6 +22,7 @@ from video_llama.data.mixture import Draw
 from video_llama.data.sample import Source
 from video_llama.data.shards import ShardRows
 from video_llama.errors import DataError, MediaError, MediaNotFoundError
+from video_llama.home import spelled_out
 from video_llama.models import VideoLlamaForConditionalGeneration
 from video_llama.training.atomic import write_file, writing
 from video_llama.training.feature_files import Entry, file_state, write_shard
@@ -89,7 +90,7 @@ def open_store(
         "sound_channels": processor.sound_channels if sound else None,
         "dtype": recipe.cache.dtype,
     }
-    return FeatureStore(Path(recipe.cache.path), kind, settings, recipe.cache.draws)
+    return FeatureStore(Path(spelled_out(recipe.cache.path)), kind, settings, recipe.cache.draws)
 
 
 def encode(

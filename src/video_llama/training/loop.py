@@ -16,10 +16,15 @@ from video_llama.data.collator import Batch
 from video_llama.data.dataset import Rejected
 from video_llama.errors import TrainingError
 from video_llama.training.adapters import ADAPTER
+from video_llama.training.memory import memory_told
 from video_llama.training.optim import clip_gradients, gradient_norm, scale_gradients
 from video_llama.training.parallel import Processes
 
 NAMED_KEYS = 16  # samples a message names
+FOR_A_STEP = (
+    "give a larger accumulation or model.gradient_checkpointing=true, or begin a run with fewer "
+    "bits, model.quantization"
+)
 
 
 @dataclass(frozen=True)
@@ -85,14 +90,8 @@ class StepRunner:
             TrainingError: the loss or the gradient is not finite, or nothing trains; the model is
                 as it was before the step. Or the memory is not enough.
         """
-        try:
+        with memory_told(f"step {step + 1}", FOR_A_STEP):
             return self._run(step, batches, stop)
-        except torch.OutOfMemoryError as error:
-            raise TrainingError(
-                f"the device has not enough memory for step {step + 1}: give a larger "
-                "accumulation, model.gradient_checkpointing=true, or fewer bits with "
-                f"model.quantization ({str(error).splitlines()[0][:200]})"
-            ) from error
 
     def _run(self, step: int, batches: Iterator[Batch], stop: Callable[[], bool]) -> StepResult:
         self.optimizer.zero_grad(set_to_none=True)
@@ -143,7 +142,8 @@ class StepRunner:
         more = f" and {len(keys) - NAMED_KEYS} more" if len(keys) > NAMED_KEYS else ""
         raise TrainingError(
             f"{what} of step {step + 1} is not a finite number, and nothing was changed by it. "
-            f"Its samples: {named}{more}. Look at them, lower schedule.peak, or set optimizer.clip"
+            f"Its samples: {named}{more}. Look at them; lower schedule.peak "
+            "or set optimizer.clip and start again, and the run goes on from its last checkpoint"
         )
 
     def _require_gradients(self, step: int) -> None:

@@ -22,14 +22,22 @@ class Metrics:
     Args:
         folder: of the run.
         step: how many steps are done; lines of later ones are forgotten, since they come again.
+        validated: the validation after this step is done; else its line is forgotten too.
         tensorboard: write for it too.
     """
 
-    def __init__(self, folder: Path, step: int, *, tensorboard: bool) -> None:
+    def __init__(
+        self, folder: Path, step: int, *, validated: bool = True, tensorboard: bool
+    ) -> None:
         self.path = folder / METRICS
         self.warning = ""
         if self.path.exists():
-            kept = [line for line in read_lines(self.path) if line["step"] <= step]
+            kept = [
+                line
+                for line in read_lines(self.path)
+                if line["step"] < step
+                or (line["step"] == step and (validated or "validation" not in line))
+            ]
             write_file(self.path, b"".join(_line(line) for line in kept))
         self._board = self._open_board(folder / "tensorboard", step) if tensorboard else None
 

@@ -64,17 +64,18 @@ def clip_gradients(parameters: Iterable[nn.Parameter], norm: float, longest: flo
         scale_gradients(parameters, longest / norm)
 
 
-def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """All of a tensor on the CPU, gathered where it is shared: a call every process must make."""
+def whole(tensor: torch.Tensor, *, keep: bool = True) -> torch.Tensor:
+    """All of a tensor on the CPU, gathered where it is shared: a call every process must make.
+    Nothing of it for those that do not `keep` it."""
     if isinstance(tensor, DTensor):
         tensor = tensor.full_tensor()
-    return tensor.detach().cpu().contiguous()
+    return tensor.detach().cpu().contiguous() if keep else torch.empty(0)
 
 
-def trained_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """What trains, by the names of `adapters.part_name`, whole and on the CPU."""
+def trained_tensors(model: nn.Module, *, keep: bool = True) -> dict[str, torch.Tensor]:
+    """What trains, by the names of `adapters.part_name`, whole and on the CPU; see `whole`."""
     return {
-        part_name(name): whole(parameter)
+        part_name(name): whole(parameter, keep=keep)
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     }
@@ -99,9 +100,9 @@ def load_trained(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 def optimizer_tensors(
-    model: nn.Module, optimizer: torch.optim.Optimizer
+    model: nn.Module, optimizer: torch.optim.Optimizer, *, keep: bool = True
 ) -> dict[str, torch.Tensor]:
-    """The optimizer's memory of every parameter, as "exp_avg NAME" and so on.
+    """The optimizer's memory of every parameter, as "exp_avg NAME" and so on; see `whole`.
 
     Raises:
         TrainingError: it remembers some of what trains and not all of it.
@@ -111,7 +112,7 @@ def optimizer_tensors(
         if parameter.requires_grad and optimizer.state and parameter not in optimizer.state:
             raise TrainingError(f"the optimizer knows nothing of '{name}', which trains")
         for kind, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{kind} {part_name(name)}"] = whole(value)
+            tensors[f"{kind} {part_name(name)}"] = whole(value, keep=keep)
     return tensors
 
 

@@ -85,7 +85,7 @@ def _parse(path: Path) -> dict[str, Any]:
             f"or a .toml or .json file{hint}"
         )
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         given = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
     except (tomllib.TOMLDecodeError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise OptionError(f"{path.name} is not {path.suffix[1:].upper()}: {error}") from None

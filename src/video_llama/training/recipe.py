@@ -11,6 +11,7 @@ from video_llama.data.dataset import Branch, Modality
 from video_llama.data.formats import DatasetSpec
 from video_llama.data.medium import Sampling
 from video_llama.errors import OptionError
+from video_llama.home import spelled_out
 from video_llama.training.schedule import WarmupCosine
 
 Quantization = Literal["int8", "8bit", "4bit"]
@@ -297,7 +298,7 @@ class Recipe:
     @property
     def output_dir(self) -> Path:
         """Where the run writes."""
-        return Path(self.output or f"runs/{self.name}")
+        return Path(spelled_out(self.output or f"runs/{self.name}"))
 
     @property
     def steps(self) -> int:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from video_llama.errors import TrainingError
+from video_llama.home import spelled_out
 from video_llama.training.atomic import writing
 from video_llama.training.checkpoint import (
     Checkpoint,
@@ -41,8 +42,10 @@ def find_start(
     if path is None:
         return None
     begun = read_checkpoint(path)
-    require_same_run(begun.state.recipe, to_mapping(recipe))
+    tuned = require_same_run(begun.state.recipe, to_mapping(recipe))
     tell(f"going on from step {begun.state.step}, {path}")
+    for change in tuned:
+        tell(f"warning: {change}")
     return begun
 
 
@@ -72,7 +75,7 @@ def settle(
                 shutil.copy2(figures, aside)
             fault = _fault_of_best(begun.state, recipe, marks, checkpoints)
     if processes.agree(fault):
-        begun.state.best = None
+        begun.state.best, begun.state.measured = None, 0
     with processes.together(), writing(f"the folder {recipe.output_dir}"):
         if processes.is_first and (aside is not None or fault):
             checkpoints.note_best(begun.state)
@@ -110,7 +113,7 @@ def _choose(recipe: Recipe, checkpoints: Checkpoints, tell: Callable[[str], obje
             tell(f"warning: {message}")
         return path
     if recipe.resume != "never":
-        return Path(recipe.resume)
+        return Path(spelled_out(recipe.resume))
     if checkpoints.steps():
         raise TrainingError(
             f"{recipe.output_dir} has checkpoints of an earlier run; give resume=auto to go on, "

@@ -1,15 +1,15 @@
 """A run from its recipe to its model: begin or go on, train, measure, save, export."""
 
 import contextlib
-import fcntl
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+from video_llama.alone import alone
 from video_llama.checkpoints import MODEL_FOLDER
 from video_llama.data.collator import Batch
 from video_llama.data.mixture import ShardedBatches
@@ -22,6 +22,7 @@ from video_llama.training.loading import batch_loader, worker_errors
 from video_llama.training.loop import StepResult, StepRunner
 from video_llama.training.marks import require_same_marks, run_marks
 from video_llama.training.material import open_material
+from video_llama.training.memory import memory_told
 from video_llama.training.metrics import Metrics
 from video_llama.training.optim import (
     load_optimizer,
@@ -42,6 +43,8 @@ from video_llama.training.resume import find_start, settle
 from video_llama.training.signals import Stop
 from video_llama.training.step import TrainingStep
 from video_llama.training.validation import Validation
+
+FOR_THE_MODEL = "begin a run with fewer bits, model.quantization, or share it, parallel=fsdp"
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ def train(recipe: Recipe, out: TextIO = sys.stderr) -> Outcome:
     processes = Processes(recipe)
     with contextlib.ExitStack() as stack:
         if processes.is_first:
-            stack.enter_context(_alone(recipe.output_dir))
+            stack.enter_context(_alone(recipe.output_dir, out))
         stack.enter_context(processes.losses_told(0))
         outcome = _run(recipe, processes, out if processes.is_first else None)
         processes.close()
@@ -128,13 +131,16 @@ class Run:
         self.material = open_material(recipe)  # before the model: it is quicker to say no
         require_place(recipe, recipe.output_dir / MODEL_FOLDER)
         marks = self._marks(begun)
-        prepared = prepare(recipe, processes.device)
+        with memory_told("the model", FOR_THE_MODEL):
+            prepared = prepare(recipe, processes.device)
         self.model = prepared.model
         if recipe.cache.path is not None:
             first = 0 if begun is None else begun.state.step * recipe.batch
-            use_cache(recipe, prepared, self.material, processes, first, self._tell)
+            with memory_told("encoding media", "give a smaller cache.batch"):
+                use_cache(recipe, prepared, self.material, processes, first, self._tell)
         self.step = TrainingStep(prepared.model, prepared.autocast)
-        wrapped = processes.wrap(self.step)
+        with memory_told("the model", FOR_THE_MODEL):
+            wrapped = processes.wrap(self.step)
         self.optimizer = make_optimizer(self.model, recipe.optimizer, recipe.schedule.peak)
         if begun is not None:
             settle(begun, recipe, marks, processes, self.checkpoints, self._tell)
@@ -154,10 +160,14 @@ class Run:
         recipe, state = self.recipe, self.state
         stopped, path = "", None
         self._tell_beginning()
-        if state.step == recipe.steps:
-            self._save()  # the last checkpoint may lie elsewhere
+        if state.step and not self.checkpoints.path(state.step).is_dir():
+            self._save()  # the run goes on from elsewhere: from here on, from its own
         batches = iter(self._loader())
         with Stop().watching() as stop, worker_errors():
+            if self._owes_validation():
+                with self.processes.losses_told(state.step):
+                    path, asked = self._validate(stop)
+                stopped = (stop.name or "another process") if asked else ""
             while state.step < recipe.steps and not stopped:
                 with self.processes.losses_told(state.step + 1):
                     path, asked = self._train_step(batches, stop)
@@ -184,16 +194,45 @@ class Run:
         state.tokens += result.tokens
         self.quarantine.add(recipe.batch, result.rejected)
         self._tell_figures(result, rate)
-        last = state.step == recipe.steps
-        try:
-            best = (last or state.step % recipe.validation.every == 0) and self._measure()
-        except TrainingError:
-            self._save()  # what was learnt is not at fault
-            raise
-        due = last or best or result.stop or state.step % recipe.checkpoint.every == 0
+        last, asked = state.step == recipe.steps, result.stop
+        due = last or asked or state.step % recipe.checkpoint.every == 0
         path = self._save() if due else None
+        if self._validates() and (last or not asked):
+            path, asked = self._validate(stop)
         self.progress.pause()
-        return path, result.stop
+        return path, asked
+
+    def _validates(self) -> bool:
+        """Whether there is a validation after this step."""
+        step, recipe = self.state.step, self.recipe
+        due = step == recipe.steps or step % recipe.validation.every == 0
+        return due and self.validation is not None
+
+    def _owes_validation(self) -> bool:
+        """Whether the run was stopped between a checkpoint and its validation."""
+        measured, step = self.state.measured, self.state.step
+        return step > 0 and measured is not None and measured != step and self._validates()
+
+    def _validate(self, stop: Stop) -> tuple[Path | None, bool]:
+        """A validation, where whatever was due before is saved; the step's checkpoint, if there is
+        one, and whether to stop. The last one is not stopped: the run is done with it."""
+        state, recipe = self.state, self.recipe
+        path = self.checkpoints.path(state.step)
+        saved = self.processes.agree(path.is_dir())
+        try:
+            last = state.step == recipe.steps
+            best = self._measure((lambda: False) if last else (lambda: bool(stop.name)))
+        except TrainingError:
+            if not saved:
+                self._save()  # what was learnt is not at fault
+            raise
+        if saved and best is not None:
+            with self.processes.together():
+                if self.processes.is_first:
+                    self.checkpoints.renew(state)
+        elif best is None or best:
+            self._save()
+        return (path if path.is_dir() else None), best is None
 
     def _tell_figures(self, result: StepResult, rate: float) -> None:
         state, every = self.state, self.recipe.logging.every
@@ -234,12 +273,15 @@ class Run:
         if recipe.schedule.warning:
             self._tell(f"warning: {recipe.schedule.warning}")
 
-    def _measure(self) -> bool:
-        """Validate; whether it is the best so far."""
-        if self.validation is None:
-            return False
-        measured = self.validation.measure(self.step)
+    def _measure(self, stop: Callable[[], bool]) -> bool | None:
+        """Validate; whether it is the best so far, or None where it was stopped."""
+        assert self.validation is not None
         state = self.state
+        measured = self.validation.measure(self.step, stop)
+        if measured is None:
+            self._tell(f"stopped in the validation of step {state.step}; the next start does it")
+            return None
+        state.measured = state.step
         better = state.best is None or measured.loss < state.best[0]
         best = better and math.isfinite(measured.loss)
         if best:
@@ -259,8 +301,9 @@ class Run:
         state.mixture = self.material.mixture.state_dict(state.step * self.recipe.batch)
         path = self.checkpoints.path(state.step)
         needed = processes.is_first or processes.shares_layers
-        trained = trained_tensors(self.model) if needed else {}
-        memory = optimizer_tensors(self.model, self.optimizer) if needed else {}
+        first = processes.is_first
+        trained = trained_tensors(self.model, keep=first) if needed else {}
+        memory = optimizer_tensors(self.model, self.optimizer, keep=first) if needed else {}
         with processes.together():
             if processes.is_first:
                 self.checkpoints.save(state, trained, memory)
@@ -285,7 +328,7 @@ class Run:
     def _marks(self, begun: Checkpoint | None) -> dict[str, str]:
         """Of what the run learns from, which must be what it was begun with."""
         marks: dict[str, str] = {}
-        with self.processes.together():
+        with self.processes.together(patiently=True):
             if self.processes.is_first:
                 marks = run_marks(self.recipe)
         marks = self.processes.agree(marks)
@@ -297,7 +340,9 @@ class Run:
         """Where the run is; the model and the optimizer are brought there."""
         mixture = self.material.mixture
         if begun is None:
-            return RunState(0, mixture.state_dict(0), to_mapping(self.recipe), marks=marks)
+            state = RunState(0, mixture.state_dict(0), to_mapping(self.recipe), marks=marks)
+            state.measured = 0
+            return state
         mixture.position_of(begun.state.mixture)
         load_trained(self.model, begun.trained)
         load_optimizer(self.model, self.optimizer, begun.optimizer)
@@ -313,7 +358,14 @@ class Run:
                 remove_half_written(folder)
                 write_file(folder / "recipe.json", recipe_text(recipe).encode())
         self.metrics = (
-            Metrics(folder, step, tensorboard=recipe.logging.tensorboard) if first else None
+            Metrics(
+                folder,
+                step,
+                validated=self.state.measured in (None, step),
+                tensorboard=recipe.logging.tensorboard,
+            )
+            if first
+            else None
         )
         if self.metrics is not None and self.metrics.warning:
             self._tell(f"warning: {self.metrics.warning}")
@@ -369,15 +421,18 @@ class Run:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _alone(folder: Path, out: TextIO) -> Iterator[None]:
     """While this lasts, no other run can write to the folder."""
-    with writing(f"the folder {folder}"):
-        folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise TrainingError(
-                f"another process is training in {folder}; wait for it, or give another output"
-            ) from None
+    with contextlib.ExitStack() as stack:
+        with writing(f"the folder {folder}"):
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                known = stack.enter_context(alone(folder))
+            except BlockingIOError:
+                raise TrainingError(
+                    f"another process is training in {folder}; wait for it, or give another output"
+                ) from None
+        if not known:
+            message = f"warning: there are no locks in {folder}; let no other run write to it"
+            print(message, file=out, flush=True)
         yield

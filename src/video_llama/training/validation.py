@@ -1,6 +1,6 @@
 """How well a model does on samples it does not learn from: loss and accuracy over tokens."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from video_llama.data.mixture import Draw
 from video_llama.errors import TrainingError
 from video_llama.training.atomic import write_file, writing
 from video_llama.training.loading import batch_loader, worker_errors
+from video_llama.training.memory import memory_told
 from video_llama.training.parallel import Processes
 from video_llama.training.quarantine import SHOWN, quarantine_line
 from video_llama.training.step import TrainingStep
@@ -68,19 +69,32 @@ class Validation:
             Draw(position, number, row, 0) for position, (number, row) in enumerate(places)
         ]
 
-    def measure(self, step: TrainingStep) -> Measured:
-        """Run everything once, without dropout.
+    def measure(
+        self, step: TrainingStep, stop: Callable[[], bool] = lambda: False
+    ) -> Measured | None:
+        """Run everything once, without dropout; None where `stop` says so meanwhile.
+
+        Where processes share layers they run forward together, so that none can stop alone: there
+        it goes to its end.
 
         Raises:
             TrainingError: no sample can be used, so there is nothing to tell models apart by.
         """
         sums = torch.zeros(3, dtype=torch.float64)
-        samples, rejected = 0, []
+        samples, rejected, stopped = 0, [], False
         training = [module for module in step.modules() if module.training]
         step.eval()
         try:
-            with self.processes.together(), torch.no_grad(), worker_errors():
+            with (
+                self.processes.together(),
+                memory_told("validation", "give a larger accumulation, so that fewer run at once"),
+                torch.no_grad(),
+                worker_errors(),
+            ):
                 for batch in self._batches():
+                    stopped = not self.processes.shares_layers and stop()
+                    if stopped:
+                        break
                     score = step.score(batch.to(self.processes.device))
                     sums += torch.stack([value.double().cpu() for value in score])
                     samples += len(batch.keys)
@@ -89,7 +103,11 @@ class Validation:
             self.processes.share_again(step.model)
             for module in training:
                 module.training = True
-        loss, correct, tokens, good = self.processes.add([*sums.tolist(), samples])
+        loss, correct, tokens, good, left = self.processes.add(
+            [*sums.tolist(), samples, float(stopped)]
+        )
+        if left:
+            return None
         bad = sorted(self.processes.gather(rejected), key=lambda one: one.position)
         self._name(bad)
         if not tokens:
