@@ -30,7 +30,7 @@ HEADER = """# Commands
 
 Exit status: 0, it worked; 1, it failed, and stderr says why in a line; 2, the arguments are wrong.
 Answers go to stdout, warnings and errors to stderr. With `--json` stdout holds one JSON object,
-also when it failed: `{"error": {"type": ..., "message": ...}}`.
+also where it failed, with status 1: `{"error": {"type": ..., "message": ...}}`.
 
 This page is written by `docs/generate_cli.py`.
 """

@@ -189,6 +189,10 @@ def test_what_looks_like_a_file():
         commands.argument_mistake(["https://a.example/x", "data:video/mp4;base64,AA"], "?") is None
     )
     assert commands.argument_mistake(["folder/clip", "-"], "Is a.mp4 louder?") is None
+    for missing in ("missing.mp4", "https://a.example/b", "data:image/png;base64,AA"):
+        said = commands.argument_mistake(["clip.mp4"], missing)
+        assert said is not None
+        assert "the question is missing" in said
 
 
 def test_a_fault_is_told_in_two_lines_and_with_a_traceback_on_request():

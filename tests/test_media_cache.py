@@ -52,6 +52,16 @@ def test_another_conversation_neither_decodes_nor_encodes(assistant, clip_path, 
     assert (assistant.media.hits, assistant.media.misses) == (3, 1)
 
 
+def test_another_configuration_of_the_same_weights_is_another_model(assistant, clip_path):
+    """As in a folder of features that outlives a change of config.json."""
+    key = assistant.media.open(clip_path, MediaOptions()).key
+    config = assistant.model.config
+    config.text_config.rope_theta = 1.0  # it is not asked
+    assert assistant.media.open(clip_path, MediaOptions()).key == key
+    config.position_extension = "window"
+    assert assistant.media.open(clip_path, MediaOptions()).key != key
+
+
 @pytest.mark.parametrize("make", [lambda x: x.bfloat16(), lambda x: x.half()])
 def test_half_floats_of_torch_are_frames(assistant, make):
     frames = make(torch.rand(2, 32, 32, 3))

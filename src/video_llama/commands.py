@@ -92,6 +92,9 @@ def argument_mistake(media: Sequence[str], question: str) -> str | None:
         return f"no media are given: ask MEDIA... {question!r}"
     if is_there(question) and Path(question).is_file():
         return f"the question comes last, and {question!r} is a file"
+    named = _is_address(question) or Path(question).suffix.lower() in MEDIA_SUFFIXES
+    if named and len(question.split()) == 1:
+        return f"{question!r} is one more medium, and the question is missing; it comes last"
     if len(media) == 1 and any(mark in question for mark in " ?？"):
         return None  # the question is whole; a file that is not there is told of as such
     for word in media:

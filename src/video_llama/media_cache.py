@@ -1,8 +1,8 @@
 """Media, read and encoded once: asked again, by whatever conversation, they are neither.
 
-What is kept of a medium is known by SHA-256 over its content, how it is read, and the weights of
-the branches. A name is not part of the content, but shows in answers and warnings: the same file
-under another name is read again.
+What is kept of a medium is known by SHA-256 over its content, how it is read, and the weights and
+the configuration of the branches. A name is not part of the content, but shows in answers and
+warnings: the same file under another name is read again.
 """
 
 import hashlib
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from video_llama.models import VideoLlamaForConditionalGeneration
 
 _CHUNK = 1 << 20
+# Of reading and encoding: raised where the same medium gives other features than before.
+VERSION = 1
 
 
 class MediaCache:
@@ -151,7 +153,9 @@ class MediaCache:
         # From where a medium may be fetched changes nothing of what it is.
         settings = {name: value for name, value in asdict(options).items() if name != "policy"}
         processor = self._processor.to_dict()
-        known = json.dumps([settings, processor], sort_keys=True, default=str)
+        config = self._model.config.to_dict()
+        del config["text_config"]  # it is not asked
+        known = json.dumps([VERSION, settings, processor, config], sort_keys=True, default=str)
         return _digest(digest, known, self._weights.digest())
 
 

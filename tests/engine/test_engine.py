@@ -8,16 +8,23 @@ import sys
 import threading
 import time
 import weakref
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import BloomConfig, BloomForCausalLM
 
 from tests.engine.conftest import Gate, embed, greedy, letters, make_request, read
 from video_llama.engine import engine as engine_module
+from video_llama.engine.engine import Engine
+from video_llama.engine.job import Texts
 from video_llama.engine.request import Finished, Piece
 from video_llama.errors import BusyError, OptionError
+from video_llama.processing.tokenizer import load_tokenizer
+from video_llama.reply import PLAIN_DECODING
 
+TOKENIZER = Path(__file__).parents[1] / "parity/kit/tokenizer"
 PROMPT = [1, 5, 9, 33, 2, 17]
 
 
@@ -82,6 +89,23 @@ def test_logprobs_come_with_their_ids(llama, make_engine):
         assert [best.id for best in one.top] == row.topk(2).indices.tolist()
         assert one.text == letters([one.id])
     assert not any(event.logprobs for event in other if isinstance(event, Piece))
+
+
+def test_tokens_keep_the_space_that_they_begin_with():
+    """A tokenizer of LLaMA's kind takes it from the first of several, so from any alone."""
+    tokenizer = load_tokenizer(TOKENIZER)
+    ids = tokenizer(" I see a dog and", add_special_tokens=False).input_ids
+    texts = Texts(partial(tokenizer.decode, **PLAIN_DECODING))
+    told = [texts.of_one(token) for token in ids]
+    assert "".join(told).strip() == "I see a dog and"
+    assert " dog" in told
+
+
+def test_a_model_that_takes_no_positions_is_refused(make_engine):
+    """It adds them to the scores (ALiBi), by a mask of its own."""
+    config = BloomConfig(vocab_size=60, hidden_size=16, n_layer=1, n_head=2)
+    with pytest.raises(OptionError, match="BloomForCausalLM does not"):
+        Engine(BloomForCausalLM(config).eval(), letters)
 
 
 def test_who_calls_off_is_out_after_the_step(llama, make_engine, monkeypatch):

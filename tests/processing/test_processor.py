@@ -71,6 +71,17 @@ def test_the_content_decides(processor, clip, part, medium, expected):
     assert ("input_features" in inputs) == bool(expected["audio"])
 
 
+def test_digital_silence_is_not_fed(processor, clip):
+    """As a conversation leaves it out: what is said to be heard would be invented."""
+    film, sound = clip(), clip("audio")
+    for one in (film, sound):
+        one.sound[:] = 0.0
+    inputs = processor.apply_chat_template(asked("video"), clips=[film])
+    assert runs(processor, inputs["input_ids"]) == {"image": 0, "video": 5, "audio": 0}
+    with pytest.raises(UnsupportedMediaError, match="is digital silence"):
+        processor.apply_chat_template(asked("audio"), clips=[sound])
+
+
 def test_nothing_usable_is_an_error(processor, tokenizer, clip):
     with pytest.raises(UnsupportedMediaError, match=r"clip\.mp4 has no sound"):
         processor.apply_chat_template(asked("audio"), clips=[clip(sound=False)])

@@ -77,14 +77,13 @@ def medium(number: int) -> Medium:
 
 def test_only_questions_with_answers_are_told_again():
     talk = Talk()
-    for question, answer, state, number in (
-        ("First?", "One.", "answered", 1),
-        ("Bad?", "", "failed", 2),
-        ("Stopped at once?", "", "stopped", 3),
-        ("Stopped?", "Tw", "stopped", 4),
+    for question, answer, state, code, number in (
+        ("First?", "One.", "answered", "", 1),
+        ("Bad?", "", "failed", "corrupt_media", 2),
+        ("Stopped?", "Tw", "stopped", "", 4),
     ):
         turn = talk.ask(question, (medium(number),))
-        turn.answer, turn.state = answer, state
+        turn.answer, turn.state, turn.code = answer, state, code
     talk.ask("Last?", (medium(5), medium(6)))
     request = talk.request("tiny", WISHES)
     conversation = read_messages(request.messages)
@@ -94,6 +93,30 @@ def test_only_questions_with_answers_are_told_again():
     assert [one.id for one in talk.media()] == [one.place for one in conversation.media]
     assert talk.new_media() == {2, 3}
     assert (request.temperature, request.max_completion_tokens) == (0.5, 20)
+
+
+def test_media_of_questions_without_an_answer_go_with_the_next():
+    """They stand above it, so it is about them too."""
+    talk = Talk()
+    for state, code in (
+        ("stopped", ""),
+        ("answered", ""),  # with an empty answer
+        ("failed", "context_length_exceeded"),
+        ("failed", "queue_full"),
+        ("failed", "file_not_found"),
+    ):
+        number = len(talk.turns)
+        turn = talk.ask(f"{number}?", (medium(number), medium(9)))
+        turn.state, turn.code = state, code
+    last = talk.ask("Then?", (medium(9),))
+    numbers = [int(one.name.removesuffix(".mp4")) for one in talk.media()]
+    assert numbers == [0, 1, 2, 3, 9]
+    assert talk.new_media() == set(range(5))
+    last.answer, last.state = "So.", "answered"
+    talk.ask("And?", (medium(5),))
+    conversation = read_messages(talk.request("tiny", WISHES).messages)
+    assert [turn.question for turn in conversation.turns] == ["Then?", "And?"]
+    assert talk.new_media() == {5}
 
 
 def test_a_question_is_asked_again():

@@ -118,6 +118,21 @@ def test_how_answers_end(talker, api, monkeypatch):
     assert never.code in TEXTS["ru"].reasons
 
 
+def test_a_clip_whose_question_was_stopped_is_asked_about_next(talker, clip_path):
+    talk = Talk()
+
+    async def stop() -> None:
+        talk.ask("What?", await talker.take("", [clip_path]))
+        async with aclosing(talker.answer("", talk, WISHES)) as steps:
+            await anext(steps)  # its media are there, nothing is said yet
+        talk.last.answer = ""
+
+    asyncio.run(stop())
+    assert talk.last.state == "stopped"
+    turn = ask(talker, talk=talk)
+    assert [(seen.name, len(seen.frames)) for seen in turn.seen] == [(clip_path.name, 4)]
+
+
 def test_media_of_the_next_question_are_not_taken_for_ones_own(
     talker, api, clip_path, monkeypatch, tmp_path, png
 ):

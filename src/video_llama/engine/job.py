@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import torch
 
 REMEMBERED_TEXTS = 1 << 16  # decodings of one or two tokens
+ANCHORS = 2000  # ids among which there is a word
 
 
 @dataclass(eq=False, kw_only=True)
@@ -110,6 +111,8 @@ class Texts:
 
     def __init__(self, decode: Callable[[list[int]], str]) -> None:
         self._decode = decode
+        self._alone = lru_cache(REMEMBERED_TEXTS)(self._behind_another)
+        self._anchor: int | None = None
         self._short = lru_cache(REMEMBERED_TEXTS)(lambda ids: decode(list(ids)))
 
     def of(self, ids: list[int]) -> str:
@@ -117,5 +120,13 @@ class Texts:
         return self._short(tuple(ids)) if len(ids) <= 2 else self._decode(ids)
 
     def of_one(self, token: int) -> str:
-        """The text of an id alone."""
-        return self._short((token,))
+        """The text of an id as it is within others: where one begins with a space, so does this."""
+        return self._alone(token)
+
+    def _behind_another(self, token: int) -> str:
+        # Alone, tokenizers as LLaMA's take the space for the one that they put before every text.
+        if self._anchor is None:
+            words = (one for one in range(ANCHORS) if len(self._decode([one])) > 1)
+            self._anchor = next((one for one in words if self._decode([one]).isalpha()), token)
+        before, both = self._decode([self._anchor]), self._decode([self._anchor, token])
+        return both[len(before) :] if both.startswith(before) else self._decode([token])

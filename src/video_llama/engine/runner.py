@@ -164,12 +164,28 @@ def cache_shape(model: PreTrainedModel) -> CacheShape:
     """What a model writes into a cache, found out by running one token.
 
     Raises:
-        OptionError: its layers are not all attention of one form.
+        OptionError: its layers are not all attention of one form, or it cannot be run so.
     """
     table = model.get_input_embeddings()
     embeddings = table(torch.zeros(1, 1, dtype=torch.long, device=model.device))
     past = DynamicCache()
-    model(inputs_embeds=embeddings, use_cache=True, logits_to_keep=1, **{past_name(model): past})
+    mask = embeddings.new_zeros(1, 1, 1, 1)
+    masks = dict.fromkeys(layer_windows(model), mask)
+    given = {past_name(model): past, "attention_mask": masks if len(masks) > 1 else mask}
+    positions = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+    try:
+        model(
+            inputs_embeds=embeddings,
+            position_ids=positions,
+            use_cache=True,
+            logits_to_keep=1,
+            **given,
+        )
+    except (TypeError, ValueError, RuntimeError) as error:  # positions in the scores, say (ALiBi)
+        raise OptionError(
+            "the engine needs a language model that takes positions and a mask of every query; "
+            f"{type(model).__name__} does not: {error}"
+        ) from error
     shapes = {
         tuple(tensor.shape)
         for layer in past.layers

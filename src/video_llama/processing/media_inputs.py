@@ -15,15 +15,22 @@ def describe_part(part: MediaPart, clip: MediaClip, has_audio_branch: bool) -> M
 
     A video without pictures is a sound, and a picture named a video is a picture. A part named
     "audio" is only listened to, one named "image" only looked at. The sound of a video is used if
-    there is one, the model has an audio branch, and the part does not refuse it.
+    there is one that is more than digital silence, the model has an audio branch, and the part does
+    not refuse it.
 
     Raises:
         UnsupportedMediaError: nothing of the medium can be used.
     """
-    has_sound = clip.sound is not None and clip.sound.shape[1] >= MIN_SAMPLES
+    long_enough = clip.sound is not None and clip.sound.shape[1] >= MIN_SAMPLES
+    has_sound = long_enough and not clip.silent
     if part.kind == "audio" or clip.frames is None:
         if has_sound and has_audio_branch:
             return MediaPart("audio", source=part.source)
+        if long_enough and clip.silent:
+            raise UnsupportedMediaError(
+                f"{_name(clip)} is digital silence, which there is nothing to hear in; "
+                "give a medium that has a sound"
+            )
         if not has_sound:
             raise UnsupportedMediaError(
                 f"{_name(clip)} has no sound to listen to; give a medium that has one"

@@ -5,9 +5,12 @@ from typing import Any, Literal, Self
 
 from video_llama.answer import MediaUse
 from video_llama.server.protocol import MAX_FRAMES, ChatRequest
+from video_llama.server.refusal import MEDIA_CODES
 
 MAX_LENGTH = 512  # tokens; more may be asked of the API
 MAX_TEMPERATURE = 2.0
+# Why a question failed whose media cannot be asked about.
+NOT_TAKEN = frozenset({*MEDIA_CODES.values(), "media", "file_not_found", "too_many_media"})
 
 # "cut" had all its tokens, "late" all its time.
 State = Literal["open", "answered", "cut", "late", "stopped", "failed"]
@@ -101,6 +104,12 @@ class Turn:
         self.state, self.note, self.code = "failed", note, code
 
     @property
+    def left(self) -> tuple[Medium, ...]:
+        """Media that the next question is about too: they are to be seen above it, and have had no
+        answer, through no fault of theirs."""
+        return () if self.counts or self.code in NOT_TAKEN else self.media
+
+    @property
     def counts(self) -> bool:
         """Whether the model is told of it later: a question without an answer would confuse it."""
         return self.state not in ("open", "failed") and bool(self.answer)
@@ -149,10 +158,10 @@ class Talk:
     def request(self, model: str, wishes: Wishes) -> ChatRequest:
         """The last turn's question, with what went before."""
         messages: list[dict[str, Any]] = []
-        for turn in self._told():
+        for turn, media in self._told():
             # "video_url" opens whatever the file is, and can be told to leave the sound out.
             parts: list[dict[str, Any]] = [
-                {"type": "video_url", "video_url": {"url": medium.id}} for medium in turn.media
+                {"type": "video_url", "video_url": {"url": medium.id}} for medium in media
             ]
             parts.append({"type": "text", "text": turn.question})
             messages.append({"role": "user", "content": parts})
@@ -171,12 +180,22 @@ class Talk:
 
     def media(self) -> list[Medium]:
         """All media of the request, in its order."""
-        return [medium for turn in self._told() for medium in turn.media]
+        return [medium for _, media in self._told() for medium in media]
 
     def new_media(self) -> frozenset[int]:
         """The numbers among them of those that come with the last question."""
-        count = len(self.media())
-        return frozenset(range(count - len(self.turns[-1].media), count))
+        told = [len(media) for _, media in self._told()]
+        return frozenset(range(sum(told[:-1]), sum(told)))
 
-    def _told(self) -> list[Turn]:
-        return [turn for turn in self.turns[:-1] if turn.counts] + self.turns[-1:]
+    def _told(self) -> list[tuple[Turn, list[Medium]]]:
+        """The questions that the model is told of, each with its media and those left before it."""
+        told, left = [], []
+        for turn in self.turns:
+            own = {medium.digest for medium in turn.media}  # dropped once more
+            media = [*(one for one in left if one.digest not in own), *turn.media]
+            if turn.counts or turn is self.turns[-1]:
+                told.append((turn, media))
+                left = []
+            else:
+                left += turn.left
+        return told
