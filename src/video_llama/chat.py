@@ -83,7 +83,8 @@ class VideoLlama:
         """Load a model with its processor.
 
         Args:
-            model: "nano" (comes with the package), a directory, or a hub id.
+            model: "nano" (comes with the package), a directory, or a hub id; "ORG/NAME@REVISION"
+                stays the same whatever the repository becomes.
             device: "auto" is an accelerator if there is one; or "cpu", "cuda", "cuda:1", ...
             dtype: "auto" is the type of the weights (float32 for half precision on a CPU); or
                 "bf16", "fp16", "fp32".

@@ -15,6 +15,7 @@ import pytest
 import torch
 from huggingface_hub import constants, file_download
 
+from video_llama.checkpoints import hub as hub_module
 from video_llama.checkpoints.convert import convert
 from video_llama.checkpoints.hub import resolve
 from video_llama.checkpoints.load import load_model
@@ -169,6 +170,21 @@ def test_a_prefix_means_the_hub(hub, tmp_path, monkeypatch):
     assert resolve(f"hf://{REPO}", cache_dir=tmp_path / "cache").is_dir()
 
 
+def test_a_revision_is_asked_for_by_its_name(hub, tmp_path, monkeypatch):
+    asked = []
+    real = hub_module.snapshot_download
+    monkeypatch.setattr(
+        hub_module,
+        "snapshot_download",
+        lambda repo, **given: asked.append((repo, given["revision"])) or real(repo, **given),
+    )
+    for name in (REPO, f"{REPO}@main", f"hf://{REPO}@main"):
+        assert resolve(name, cache_dir=tmp_path).is_dir()
+    with pytest.raises(CheckpointError, match="no revision 'refs/pr/1'"):
+        resolve(f"{REPO}@refs/pr/1", cache_dir=tmp_path)
+    assert asked == [(REPO, None), (REPO, "main"), (REPO, "main"), (REPO, "refs/pr/1")]
+
+
 def test_a_second_run_downloads_nothing(hub, tmp_path):
     first = resolve(REPO, cache_dir=tmp_path)
     hub.requests.clear()
@@ -253,7 +269,7 @@ def test_no_hub_to_reach(tmp_path, monkeypatch):
 def test_refusals_of_the_hub(hub, tmp_path, status, headers, message):
     hub.answer, hub.headers = status, headers
     with pytest.raises(CheckpointError, match=message) as caught:
-        resolve(REPO, cache_dir=tmp_path, revision="main")
+        resolve(f"{REPO}@main", cache_dir=tmp_path)
     assert "127.0.0.1" not in str(caught.value)
 
 

@@ -30,17 +30,17 @@ def resolve(
     model: str | Path,
     *,
     offline: bool | None = None,
-    revision: str | None = None,
     cache_dir: str | Path | None = None,
     everything: bool = False,
 ) -> Path:
     """The directory of a model.
 
     `model` is "nano", a local directory, or a hub id "ORG/NAME" ("hf://ORG/NAME" where a local
-    directory might be meant). A hub model is downloaded once: a connection that breaks goes on
-    where it broke, and a run that was stopped goes on with the files that are not there yet.
-    `offline` True uses only what was downloaded before; None asks HF_HUB_OFFLINE. `everything`
-    also takes files that are no part of a converted model, such as published `.pth` files.
+    directory might be meant); "ORG/NAME@REVISION" is a branch, a tag or a commit of it. A hub model
+    is downloaded once: a connection that breaks goes on where it broke, and a run that was stopped
+    goes on with the files that are not there yet. `offline` True uses only what was downloaded
+    before; None asks HF_HUB_OFFLINE. `everything` also takes files that are no part of a converted
+    model, such as published `.pth` files.
 
     Raises CheckpointError, with what to do, when there is no such model.
     """
@@ -55,11 +55,11 @@ def resolve(
             return path
         if path.exists():
             raise CheckpointError(f"{name} is a file; a model is a directory")
-        if isinstance(model, Path) or _looks_local(name):
+        if isinstance(model, Path) or _looks_local(name.partition("@")[0]):
             raise CheckpointError(
                 f"no such directory: {name} (a hub id is ORG/NAME, or {HUB_PREFIX}ORG/NAME)"
             )
-    repo = name.removeprefix(HUB_PREFIX)
+    repo, _, revision = name.removeprefix(HUB_PREFIX).partition("@")
     try:
         validate_repo_id(repo)
     except HFValidationError as error:
@@ -69,7 +69,7 @@ def resolve(
     return _from_hub(
         repo,
         offline=constants.HF_HUB_OFFLINE if offline is None else offline,
-        revision=revision,
+        revision=revision or None,
         cache_dir=cache_dir,
         patterns=None if everything else _MODEL_PATTERNS,
     )
