@@ -21,7 +21,7 @@ help:
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints/cpu.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	$(PIP) -e ".[dev]"
 	touch $(STAMP)

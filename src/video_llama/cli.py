@@ -236,6 +236,12 @@ def convert(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a model converted before.")
     ] = False,
+    new_branches: Annotated[
+        bool,
+        typer.Option(
+            "--new-branches", help="Branches that are not there begin anew, to be trained."
+        ),
+    ] = False,
     back: Annotated[
         bool, typer.Option("--back", help="The other way: FOLDER is a converted model.")
     ] = False,
@@ -261,6 +267,7 @@ def convert(
     Example:
       video-llama convert Video-LLaMA-2-7B-Finetuned models/video-llama-2-7b
       video-llama convert downloads models/mine --language-model vicuna-7b --template vicuna
+      video-llama convert downloads models/start --new-branches --template llama_2
       video-llama convert --back models/mine published
 
     --set gives what weights do not tell of an unusual model, such as
@@ -284,6 +291,7 @@ def convert(
             "--no-audio": no_audio,
             "--set": settings,
             "--overwrite": overwrite,
+            "--new-branches": new_branches,
             **{f"--{name.replace('_', '-')}": place for name, place in parts.items()},
         }
         given = [name for name, value in others.items() if value]
@@ -304,6 +312,7 @@ def convert(
         audio=not no_audio,
         overrides=commands.parse_settings(settings or []),
         overwrite=overwrite,
+        new_branches=new_branches,
         offline=offline,
         as_json=as_json,
     )

@@ -125,6 +125,9 @@ def _report_fault(
     if kind.__name__ == "OutOfMemoryError":
         print("error: not enough memory on the device; try --device cpu", file=sys.stderr)
         return
+    if issubclass(kind, MemoryError):
+        print("error: not enough memory; close other programs", file=sys.stderr)
+        return
     print(
         f"error: a fault in video-llama: {kind.__name__}: {error}\n"
         f"run it again with {DEBUG_VARIABLE}=1 for the details, and report them",

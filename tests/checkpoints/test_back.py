@@ -11,7 +11,7 @@ from video_llama.checkpoints.part import PART_FILE, Part
 from video_llama.checkpoints.readers import TensorInfo, open_tensors
 from video_llama.checkpoints.writer import split_into_shards, write_model
 from video_llama.cli import main
-from video_llama.errors import CheckpointError
+from video_llama.errors import CheckpointError, OptionError
 
 
 def rewrite(directory, edit):
@@ -27,6 +27,16 @@ def test_a_bias_on_the_keys(ours, tmp_path):
     with pytest.raises(CheckpointError, match="bias on the keys"):
         to_published_files(ours, tmp_path / "back")
     assert not (tmp_path / "back").exists()
+
+
+def test_features_of_another_scale(run, overrides, tmp_path):
+    unit = {**overrides, "imagebind_config.feature_scaling": "unit"}
+    run(overrides=unit)
+    with pytest.raises(CheckpointError, match="feature_scaling is 'unit'"):
+        to_published_files(tmp_path / "ours", tmp_path / "back")
+    centred = {**overrides, "imagebind_config.feature_scaling": "centered"}
+    with pytest.raises(OptionError, match=r"the settings ask for 'audio_branch\.imagebind"):
+        run(overrides=centred, overwrite=True)
 
 
 def test_a_taken_place_and_no_model(ours, tmp_path, published):

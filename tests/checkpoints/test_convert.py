@@ -177,6 +177,63 @@ def test_projection_of_minigpt4_is_read_before_the_branch(run, published, tmp_pa
     assert torch.equal(read("vision_branch.projector.bias"), projection["llama_proj.bias"])
 
 
+SMALL = {
+    f"{branch}_qformer_config.{name}": size
+    for branch in ("video", "audio")
+    for name, size in (("hidden_size", 24), ("intermediate_size", 32), ("num_attention_heads", 2))
+}
+
+
+def test_new_branches_are_those_that_training_begins_with(run, published, tmp_path, overrides):
+    for name in ("VL_branch.pth", "AL_branch.pth"):
+        (published.folder / name).unlink()
+    with pytest.raises(CheckpointError, match=r"--audio-branch, .*or --new-branches to train them"):
+        run(overrides={**overrides, **SMALL})
+    report = run(new_branches=True, overrides={**overrides, **SMALL})
+    assert [one.split(" (")[0] for one in report.warnings] == [
+        "the vision-language branch is new",
+        "the audio-language branch is new",
+    ]
+    assert [one.name for one in report.sources][-2:] == [
+        "new_video_branch.safetensors",
+        "new_audio_branch.safetensors",
+    ]
+    assert verify(tmp_path / "ours").passed
+    model = load_model(tmp_path / "ours", device="cpu")
+    branch = model.vision_branch
+    assert len(branch.video_qformer.encoder.layer) == 2
+    assert branch.video_query_tokens.shape == (1, 32, 24)
+    assert branch.video_query_tokens.std().item() == pytest.approx(0.02, rel=0.1)
+    assert branch.frame_position_embedding.weight.std().item() == pytest.approx(1.0, rel=0.1)
+    weight = branch.projector.weight
+    assert weight.abs().max().item() == pytest.approx(weight.shape[1] ** -0.5, rel=0.05)
+    assert model.audio_branch.query_tokens.shape == (1, 8, 24)
+    first = (tmp_path / "ours/model.safetensors").read_bytes()
+    run(new_branches=True, overrides={**overrides, **SMALL}, overwrite=True)
+    assert (tmp_path / "ours/model.safetensors").read_bytes() == first
+
+
+def test_a_branch_that_is_there_is_not_new(run, published, tmp_path, overrides):
+    (published.folder / "AL_branch.pth").unlink()
+    small = {name: size for name, size in SMALL.items() if name.startswith("audio")}
+    report = run(new_branches=True, overrides={**overrides, **small})
+    assert report.warnings == ["the audio-language branch is new"]
+    branch = torch.load(published.folder / "VL_branch.pth", weights_only=True)["model"]
+    read = open_tensors(tmp_path / "ours" / "model.safetensors").read
+    assert torch.equal(read("vision_branch.projector.bias"), branch["llama_proj.bias"])
+
+
+def test_a_new_branch_takes_the_projection_that_is_there(run, published, tmp_path, overrides):
+    branch = torch.load(published.folder / "VL_branch.pth", weights_only=True)["model"]
+    width = branch["llama_proj.bias"].shape[0]
+    projection = {"llama_proj.weight": torch.ones(width, 24), "llama_proj.bias": torch.ones(width)}
+    torch.save({"model": projection}, published.folder / "pretrained_minigpt4.pth")
+    (published.folder / "VL_branch.pth").unlink()
+    run(new_branches=True, audio=False, overrides={**overrides, **SMALL})
+    model = load_model(tmp_path / "ours", device="cpu")
+    assert torch.equal(model.vision_branch.projector.weight, projection["llama_proj.weight"])
+
+
 def test_another_picture_size_resizes_the_position_table(run, tmp_path, overrides):
     run(overrides={**overrides, "vision_config.image_size": 56})
     model = load_model(tmp_path / "ours", device="cpu")

@@ -20,6 +20,7 @@ from video_llama.checkpoints.convert import convert
 from video_llama.checkpoints.hub import resolve
 from video_llama.checkpoints.load import load_model
 from video_llama.errors import CheckpointError
+from video_llama.models import VideoLlamaForConditionalGeneration
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPO = "someone/tiny"
@@ -323,3 +324,16 @@ def test_a_directory_is_itself(tmp_path):
 
 def test_dtype_and_device_of_a_loaded_model(converted):
     assert load_model(converted, device="cpu", dtype="bf16").dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("unable to mmap 9 bytes: Cannot allocate memory (12)")],
+)
+def test_too_little_memory_is_no_damage(converted, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(VideoLlamaForConditionalGeneration, "from_pretrained", fail)
+    with pytest.raises(CheckpointError, match="not enough memory to load tiny; close"):
+        load_model(converted, device="cpu")

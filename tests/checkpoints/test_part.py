@@ -7,8 +7,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from video_llama.checkpoints.load import whole_model
-from video_llama.checkpoints.part import PART_FILE, TRAINED_FILE, Part, fingerprint
+from video_llama.checkpoints.load import load_model, whole_model
+from video_llama.checkpoints.part import (
+    LORA_A,
+    LORA_B,
+    PART_FILE,
+    TRAINED_FILE,
+    Part,
+    fingerprint,
+    put_in,
+)
 from video_llama.checkpoints.writer import SINGLE_NAME
 from video_llama.errors import CheckpointError
 
@@ -41,6 +49,19 @@ def test_large_tensors_count_where_they_are_looked_at(tmp_path):
         save_file({**tensors, "b": changed}, tmp_path / SINGLE_NAME)
         marks.add(fingerprint(tmp_path))
     assert len(marks) == 4
+
+
+def test_adapters_are_added_where_the_model_is(tiny_model_dir):
+    """A part is read on the CPU; "meta" stands for an accelerator."""
+    model = load_model(tiny_model_dir, device="cpu").to("meta")
+    name = next(name for name, _ in model.named_parameters() if name.endswith("q_proj.weight"))
+    weight = dict(model.named_parameters())[name]
+    layer = name.removesuffix(".weight")
+    first, second = torch.ones(2, weight.shape[1]), torch.ones(weight.shape[0], 2)
+    put_in(model, {f"{layer}{LORA_A}": first, f"{layer}{LORA_B}": second}, 1.0)
+    for alone in ({f"{layer}{LORA_A}": first}, {f"{layer}{LORA_B}": second}):
+        with pytest.raises(CheckpointError, match=f"there is no place for '{layer}"):
+            put_in(model, alone, 1.0)
 
 
 def test_a_model_that_is_gone_is_named_with_its_part(tmp_path):

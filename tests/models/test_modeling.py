@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig
 
 from video_llama.errors import OptionError
 from video_llama.models import VideoLlamaConfig, VideoLlamaForConditionalGeneration
@@ -32,6 +32,16 @@ def settings(config):
         for name, value in config.items()
         if name not in noted
     }
+
+
+def test_generate_takes_settings_as_transformers_does(model, media, prompt):
+    settings = GenerationConfig(max_new_tokens=3, do_sample=False)
+    ids = torch.tensor([prompt(5, 6)])
+    said = model.generate(ids, settings, **rows(media, 0))
+    assert torch.equal(said, model.generate(ids, max_new_tokens=3, **rows(media, 0)))
+    embedded = model.get_input_embeddings()(torch.tensor([[1, 2, 3]]))
+    with pytest.raises(ValueError, match="is given with inputs_embeds"):
+        model.generate(inputs_embeds=embedded, **rows(media, 0))
 
 
 def test_saved_and_loaded_model_is_the_same(model, media, prompt, tmp_path):

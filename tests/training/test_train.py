@@ -129,6 +129,42 @@ def test_the_next_stage_begins_with_what_a_part_keeps(recipe, finished, tiny_mod
         assert torch.equal(parameters[name], tensor), name
 
 
+def test_what_a_model_keeps_in_float32_is_not_rounded(recipe, tiny_model_dir, tmp_path):
+    """As converted with "keep": the language model in half precision, the branches not."""
+    base = tmp_path / "mixed"
+    model = load_model(tiny_model_dir, device="cpu")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.0001)  # no value of half precision
+    model.language_model.half()
+    model.save_pretrained(base)
+    load_processor(tiny_model_dir).save_pretrained(base)
+    (base / "tokenizer.model").write_bytes(b"sentencepiece")
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "dtype": "float16"}))
+    made = recipe(
+        **{
+            "model.path": str(base),
+            "schedule.steps_per_epoch": 1,
+            "export.kind": "model",
+            "schedule.start": 0.0,
+        }
+    )
+    before = load_file(base / "model.safetensors")
+    prepared = prepare(made, torch.device("cpu"))
+    parameters = dict(prepared.model.named_parameters())
+    assert all(torch.equal(parameters[name], before[name]) for name in prepared.trained)
+    folder = train(made, io.StringIO()).model
+    after = load_file(folder / "model.safetensors")
+    assert {name: t.dtype for name, t in after.items()} == {n: t.dtype for n, t in before.items()}
+    assert {tensor.dtype for tensor in after.values()} == {torch.float16, torch.float32}
+    learnt = read_checkpoint(made.output_dir / "checkpoints/step-00000001").trained
+    for name, tensor in after.items():
+        assert torch.equal(tensor, learnt.get(name, before[name])), name
+    assert json.loads((folder / "config.json").read_text())["dtype"] == "float16"
+    assert (folder / "tokenizer.model").read_bytes() == b"sentencepiece"  # for --back
+
+
 def test_a_part_of_another_model_is_refused(recipe, finished, save_tiny_model, tmp_path):
     base = save_tiny_model(tmp_path / "base")
     last = read_checkpoint(finished / "checkpoints/step-00000010")

@@ -51,6 +51,12 @@ def to_published_files(directory: str | Path, output: str | Path) -> dict[Kind, 
             f"{directory.name} is a part of another model and has no published form; train with "
             "export.kind=model for one that is whole"
         )
+    scaling = config.imagebind_config.feature_scaling
+    if config.has_audio_branch and scaling != "published":
+        raise CheckpointError(
+            f"imagebind_config.feature_scaling is {scaling!r}, which published files cannot say; "
+            "they would be read otherwise"
+        )
     files = model_files(directory)
     entries = _published_entries(files)
     headers = {path: read_header(path) for path in set(files.values())}

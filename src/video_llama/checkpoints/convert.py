@@ -7,10 +7,12 @@ Peak memory stays near the largest single file of tensors: files are mapped one 
 written tensor by tensor.
 """
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +28,7 @@ from video_llama.checkpoints.checks import (
 )
 from video_llama.checkpoints.hub import resolve
 from video_llama.checkpoints.load import UNFIT
+from video_llama.checkpoints.new_branches import write_new_branch
 from video_llama.checkpoints.place import RECORD_NAME, require_free_place, whole_or_nothing
 from video_llama.checkpoints.plan import (
     Dropped,
@@ -39,13 +42,14 @@ from video_llama.checkpoints.plan import (
 from video_llama.checkpoints.processor_files import write_processor
 from video_llama.checkpoints.sizes import infer_config
 from video_llama.checkpoints.sources import (
+    DESCRIPTIONS,
     PublishedFiles,
     branch_files,
     find_files,
     language_model_config,
 )
 from video_llama.checkpoints.styles import Style, choose_style, collect_evidence
-from video_llama.checkpoints.table import LOAD_ORDER
+from video_llama.checkpoints.table import LOAD_ORDER, Kind
 from video_llama.checkpoints.writer import MAX_SHARD_BYTES, write_model
 from video_llama.errors import CheckpointError, OptionError
 from video_llama.models import VideoLlamaConfig
@@ -99,6 +103,7 @@ def convert(
     dtype: str = "keep",
     overrides: Mapping[str, Any] | None = None,
     overwrite: bool = False,
+    new_branches: bool = False,
     offline: bool | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> ConversionReport:
@@ -109,7 +114,8 @@ def convert(
     `template` is "vicuna" (Video-LLaMA 1) or "llama_2" (Video-LLaMA 2); it is needed when the
     files do not say. `dtype` "keep" writes every tensor in the type it has. `overrides` sets
     configuration fields that weights do not tell, by dotted name
-    ("vision_config.num_attention_heads").
+    ("vision_config.num_attention_heads"). With `new_branches`, branches that are not there begin
+    anew, as the first stage of training wants them.
 
     The directory appears whole or not at all. Raises CheckpointError, with the reason, for files
     that are missing, damaged or do not belong together, and OptionError for a bad option.
@@ -119,39 +125,63 @@ def convert(
     output = Path(output)
     require_free_place(output, overwrite)
     folder = None if source is None else resolve(source, offline=offline, everything=True)
-    found = find_files(folder, files or PublishedFiles(), audio)
+    found = find_files(folder, files or PublishedFiles(), audio, new_branches=new_branches)
     language_model = _language_model(found)
     text_config = language_model_config(language_model)
+    with _new_branches(found, text_config, overrides or {}, audio) as (found, new):
+        plan = make_plan(found, audio)
+        config = _checked_config(plan, language_model, text_config, overrides)
+        branches = {path: plan.extras[path] for path in branch_files(found)}
+        evidence = collect_evidence(language_model, text_config, branches)
+        style, warnings = choose_style(template, evidence)
+        warnings += [f"the {DESCRIPTIONS[kind].partition(' (')[0]} is new" for kind in new]
 
-    plan = make_plan(found, audio)
-    config = _checked_config(plan, language_model, text_config, overrides)
-    branches = {path: plan.extras[path] for path in branch_files(found)}
-    evidence = collect_evidence(language_model, text_config, branches)
-    style, warnings = choose_style(template, evidence)
-
-    infos = plan.infos(DTYPES[dtype], config)
-    config.architectures = ["VideoLlamaForConditionalGeneration"]
-    config.dtype = infos[EMBEDDINGS].dtype
-    report = ConversionReport(
-        template=style,
-        dtype=dtype,
-        audio_branch=config.has_audio_branch,
-        parameters=sum(torch.Size(info.shape).numel() for info in infos.values()),
-        sources=_sources(found, plan),
-        dropped=plan.dropped,
-        warnings=warnings,
-        overrides=dict(overrides or {}),
-        versions={name: version(name) for name in _VERSIONED},
-    )
-    with whole_or_nothing(output, infos) as directory:
-        config.text_config._name_or_path = ""  # where it was read is nobody's business
-        config.save_pretrained(directory)
-        _generation_config(language_model, text_config).save_pretrained(directory)
-        write_processor(directory, language_model, config, style)
-        record = json.dumps(report.to_dict(), indent=2, ensure_ascii=False)
-        (directory / RECORD_NAME).write_text(record + "\n", encoding="utf-8")
-        write_model(directory, infos, tensor_reader(plan, infos), max_shard_bytes)
+        infos = plan.infos(DTYPES[dtype], config)
+        config.architectures = ["VideoLlamaForConditionalGeneration"]
+        config.dtype = infos[EMBEDDINGS].dtype
+        report = ConversionReport(
+            template=style,
+            dtype=dtype,
+            audio_branch=config.has_audio_branch,
+            parameters=sum(torch.Size(info.shape).numel() for info in infos.values()),
+            sources=_sources(found, plan),
+            dropped=plan.dropped,
+            warnings=warnings,
+            overrides=dict(overrides or {}),
+            versions={name: version(name) for name in _VERSIONED},
+        )
+        with whole_or_nothing(output, infos) as directory:
+            config.text_config._name_or_path = ""  # where it was read is nobody's business
+            config.save_pretrained(directory)
+            _generation_config(language_model, text_config).save_pretrained(directory)
+            write_processor(directory, language_model, config, style)
+            record = json.dumps(report.to_dict(), indent=2, ensure_ascii=False)
+            (directory / RECORD_NAME).write_text(record + "\n", encoding="utf-8")
+            write_model(directory, infos, tensor_reader(plan, infos), max_shard_bytes)
     return report
+
+
+@contextlib.contextmanager
+def _new_branches(
+    found: PublishedFiles,
+    text_config: PreTrainedConfig,
+    overrides: Mapping[str, Any],
+    audio: bool,
+) -> Iterator[tuple[PublishedFiles, list[Kind]]]:
+    """The files with those of new branches for the missing ones, which go when the block ends."""
+    wanted: tuple[Kind, ...] = ("video_branch", "audio_branch") if audio else ("video_branch",)
+    missing = [kind for kind in wanted if getattr(found, kind) is None]
+    if not missing:
+        yield found, []
+        return
+    shapes = make_plan(found, audio).shapes
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in missing:
+            path = Path(folder, f"new_{kind}.safetensors")
+            projected = found.projection is not None
+            write_new_branch(path, kind, shapes, text_config, overrides, projected=projected)
+            found = replace(found, **{kind: path})
+        yield found, missing
 
 
 def _checked_config(

@@ -1,10 +1,13 @@
 """A directory into a model on a device."""
 
+import errno
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import safe_open
 from transformers import AutoConfig
 
 # With which whoever loads a model can have it from transformers' Auto classes as well.
@@ -41,6 +44,10 @@ UNFIT = (
     LookupError,
     RuntimeError,
     StrictDataclassError,
+)
+TOO_LARGE = (
+    "there is not enough memory to load {}; close other programs, or load it in fewer bits "
+    "(dtype, quantization)"
 )
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -82,7 +89,12 @@ def load_model(
             use_safetensors=True,
             output_loading_info=True,
         )
+    except MemoryError as error:
+        raise CheckpointError(TOO_LARGE.format(directory.name)) from error
     except (OSError, *UNFIT) as error:
+        # torch has no kind of its own for this.
+        if getattr(error, "errno", None) == errno.ENOMEM or "allocate memory" in str(error):
+            raise CheckpointError(TOO_LARGE.format(directory.name)) from error
         raise CheckpointError(
             f"the weights in {directory.name} do not fit its config.json; "
             "'video-llama verify' says where"
@@ -128,6 +140,33 @@ def trained_before(directory: Path, *, offline: bool | None = None) -> dict[str,
             kept.pop(f"{name.removesuffix(LORA_A).removesuffix(LORA_B)}.weight", None)
         else:
             kept[name] = tensor
+    return kept
+
+
+def kept_in_float32(
+    directory: Path, names: Container[str] | None = None, *, offline: bool | None = None
+) -> dict[str, torch.Tensor]:
+    """Tensors that a model's files keep in float32, exactly, whatever type it is loaded in.
+
+    Args:
+        directory: of the model; of a part, those of the model it belongs to with what it trained.
+        names: of those that are wanted; None: all.
+        offline: as in `load_model`.
+    """
+    part = read_part(directory)
+    if part is not None:
+        kept = kept_in_float32(
+            whole_model(directory, part, offline=offline), names, offline=offline
+        )
+        trained = trained_before(directory, offline=offline)
+        return kept | {name: t for name, t in trained.items() if names is None or name in names}
+    kept = {}
+    for path in sorted(set(model_files(directory).values())):
+        header = read_header(path)
+        with safe_open(path, framework="pt") as file:
+            for name, info in header.items():
+                if info.dtype == torch.float32 and (names is None or name in names):
+                    kept[name] = file.get_tensor(name)
     return kept
 
 

@@ -144,7 +144,7 @@ def put_in(model: nn.Module, tensors: Mapping[str, torch.Tensor], lora_scale: fl
     """
     parameters = dict(model.named_parameters())
     for name, tensor in tensors.items():
-        if name.endswith(LORA_B):
+        if name.endswith(LORA_B) and f"{name.removesuffix(LORA_B)}{LORA_A}" in tensors:
             continue
         target = parameters.get(f"{name.removesuffix(LORA_A)}.weight" if LORA_A in name else name)
         if name.endswith(LORA_A):
@@ -156,6 +156,6 @@ def put_in(model: nn.Module, tensors: Mapping[str, torch.Tensor], lora_scale: fl
                 "it belongs to another model"
             )
         if name.endswith(LORA_A):
-            target.copy_(target.float() + tensor)
+            target.copy_(target.float() + tensor.to(target.device))
         else:
             target.copy_(tensor)

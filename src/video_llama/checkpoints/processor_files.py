@@ -54,6 +54,12 @@ def write_processor(
         audio_token_id=config.audio_token_id,
     )
     processor.save_pretrained(directory)
-    original = language_model / SENTENCEPIECE_FILE
-    if original.is_file():  # for converting back; the processor reads its own files
+    copy_sentencepiece(language_model, directory)
+
+
+def copy_sentencepiece(source: Path, directory: Path) -> None:
+    """Keep the original tokenizer's file, if there is one, for converting back; the processor
+    reads its own files."""
+    original = source / SENTENCEPIECE_FILE
+    if original.is_file():
         shutil.copyfile(original, directory / SENTENCEPIECE_FILE)

@@ -21,6 +21,8 @@ class Shapes(dict[str, tuple[int, ...]]):
 
     def __missing__(self, name: str) -> tuple[int, ...]:
         published = " and ".join(f"'{entry.name}'" for entry in to_published(name))
+        if not published:
+            raise OptionError(f"the settings ask for '{name}', which published files do not have")
         raise CheckpointError(f"{published} is in none of the given files; one is incomplete")
 
 

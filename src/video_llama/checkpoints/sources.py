@@ -52,18 +52,21 @@ def option_name(kind: Kind) -> str:
     return "--" + kind.replace("_", "-")
 
 
-def find_files(folder: Path | None, given: PublishedFiles, audio: bool = True) -> PublishedFiles:
+def find_files(
+    folder: Path | None, given: PublishedFiles, audio: bool = True, *, new_branches: bool = False
+) -> PublishedFiles:
     """What is given, the rest as found in the folder.
 
     Raises CheckpointError when a part is missing, there twice, or not what it was given as.
-    Without `audio`, ImageBind and the audio branch are neither needed nor used.
+    Without `audio`, ImageBind and the audio branch are neither needed nor used; with
+    `new_branches` the branches may be missing.
     """
     for field in fields(given):
         _require_kind(field.name, getattr(given, field.name))  # type: ignore[arg-type]
     found = given if folder is None else _search(folder, given)
     if not audio:
         found = replace(found, imagebind=None, audio_branch=None)
-    _require_complete(found, folder, audio)
+    _require_complete(found, folder, audio, new_branches)
     return found
 
 
@@ -202,10 +205,14 @@ def _is_language_model(path: Path) -> bool:
     return model_type != "video_llama"
 
 
-def _require_complete(found: PublishedFiles, folder: Path | None, audio: bool) -> None:
-    wanted: list[Kind] = ["eva", "blip2", "language_model", "video_branch"]
+def _require_complete(
+    found: PublishedFiles, folder: Path | None, audio: bool, new_branches: bool
+) -> None:
+    wanted: list[Kind] = ["eva", "blip2", "language_model"]
     if audio:
-        wanted.extend(("imagebind", "audio_branch"))
+        wanted.append("imagebind")
+    if not new_branches:
+        wanted += ["video_branch", *(["audio_branch"] if audio else [])]
     missing = [kind for kind in wanted if getattr(found, kind) is None]
     if not missing:
         return
@@ -213,6 +220,8 @@ def _require_complete(found: PublishedFiles, folder: Path | None, audio: bool) -
     options = [option_name(kind) for kind in missing]
     if "audio_branch" in missing or "imagebind" in missing:
         options.append("or --no-audio for a model that does not hear")
+    if {"video_branch", "audio_branch"} & set(missing):
+        options.append("or --new-branches to train them")
     raise CheckpointError(
         f"not {where}: " + "; ".join(DESCRIPTIONS[kind] for kind in missing) + ".\n"
         "Give what is missing with " + ", ".join(options)

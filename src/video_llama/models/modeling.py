@@ -7,11 +7,12 @@ Legend: B batch, L text length, M pictures and videos in the batch, A sounds in 
 T frames, C sound clips, V video tokens, U audio tokens, D width of the language model.
 """
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -206,6 +207,7 @@ class VideoLlamaForConditionalGeneration(VideoLlamaPreTrainedModel, GenerationMi
     def generate(  # pyrefly: ignore[bad-override]
         self,
         inputs: torch.Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
         *,
         input_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
@@ -218,7 +220,10 @@ class VideoLlamaForConditionalGeneration(VideoLlamaPreTrainedModel, GenerationMi
         penalty looks at generated tokens only.
         """
         input_ids = inputs if input_ids is None else input_ids
+        kwargs["generation_config"] = generation_config
         media = {name: kwargs.pop(name) for name in MEDIA_INPUTS if name in kwargs}
+        if inputs_embeds is not None:
+            _require_no_media(media)
         if inputs_embeds is not None or input_ids is None:
             return self._generate(inputs_embeds, **kwargs)
         inputs_embeds = self.embed(input_ids, **media)
@@ -236,6 +241,15 @@ class VideoLlamaForConditionalGeneration(VideoLlamaPreTrainedModel, GenerationMi
     def _generate(self, inputs_embeds: torch.Tensor | None, **kwargs: Any) -> Any:
         generate: Any = super().generate
         return generate(inputs_embeds=inputs_embeds, **kwargs)
+
+
+def _require_no_media(media: Mapping[str, torch.Tensor | None]) -> None:
+    given = [name for name, values in media.items() if values is not None]
+    if given:
+        raise ValueError(
+            f"{given[0]} is given with inputs_embeds, which are to hold the media already "
+            "(`embed`); give input_ids"
+        )
 
 
 def _scatter(

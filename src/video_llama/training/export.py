@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
-from video_llama.checkpoints.load import load_model, load_processor, read_config
+from video_llama.checkpoints.load import kept_in_float32, load_model, load_processor, read_config
 from video_llama.checkpoints.part import (
     LORA_A,
     PART_FILE,
@@ -18,6 +19,7 @@ from video_llama.checkpoints.part import (
     fingerprint,
     put_in,
 )
+from video_llama.checkpoints.processor_files import copy_sentencepiece
 from video_llama.errors import OptionError, TrainingError
 from video_llama.home import spelled_out
 from video_llama.training.atomic import new_folder, writing
@@ -60,7 +62,7 @@ def is_exported(recipe: Recipe, state: RunState, target: Path) -> bool:
 def export(recipe: Recipe, checkpoint: Checkpoint, target: Path) -> None:
     """Write the model of a recipe with what a checkpoint has trained, or that alone.
 
-    A whole model keeps the type of weights it had.
+    A whole model keeps the types of weights it had.
 
     Raises:
         TrainingError: it could not be written; an older export is untouched.
@@ -74,8 +76,14 @@ def export(recipe: Recipe, checkpoint: Checkpoint, target: Path) -> None:
             kept = dtype if isinstance(dtype, torch.dtype) else torch.float32
             model = load_model(base, device="cpu", dtype=kept)
             put_in(model, trained, scale)
+            if kept != torch.float32:
+                _put_back_exactly(model, base, trained, recipe)
             model.save_pretrained(folder)
+            config = read_config(folder)
+            config.dtype = kept
+            config.save_pretrained(folder)
         load_processor(base).save_pretrained(folder)
+        copy_sentencepiece(base, folder)
         about = {
             "recipe": recipe.name,
             **_origin(recipe, checkpoint.state),
@@ -83,6 +91,16 @@ def export(recipe: Recipe, checkpoint: Checkpoint, target: Path) -> None:
             "adapters": sum(name.endswith(LORA_A) for name in trained),
         }
         (folder / CARD).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+def _put_back_exactly(
+    model: nn.Module, base: Path, trained: Mapping[str, torch.Tensor], recipe: Recipe
+) -> None:
+    """Tensors that the base keeps in float32, which the type of the whole model has rounded."""
+    exact = kept_in_float32(base, offline=recipe.model.offline or None)
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if name in exact:
+            tensor.data = trained.get(name, exact[name])
 
 
 def _origin(recipe: Recipe, state: RunState) -> dict[str, Any]:

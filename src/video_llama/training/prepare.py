@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from video_llama.checkpoints.load import load_model, read_config, resolve, trained_before
+from video_llama.checkpoints.load import kept_in_float32, load_model, read_config, resolve
 from video_llama.errors import OptionError
 from video_llama.models import VideoLlamaForConditionalGeneration
 from video_llama.training.adapters import add_lora, compute_again, quantize
@@ -78,11 +78,12 @@ def _set_types(model: nn.Module, frozen: torch.dtype) -> None:
 
 
 def _put_in_exactly(model: nn.Module, directory: Path, recipe: Recipe) -> None:
-    """What an earlier stage kept in float32, and the type of the whole model has rounded."""
-    kept = trained_before(directory, offline=recipe.model.offline or None)
+    """What is kept in float32, and the type of the model as a whole has rounded."""
+    names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    kept = kept_in_float32(directory, names, offline=recipe.model.offline or None)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.requires_grad and name in kept:
+            if name in kept:
                 parameter.copy_(kept[name])
 
 
