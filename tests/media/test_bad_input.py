@@ -23,6 +23,7 @@ from video_llama.errors import (
 )
 from video_llama.media import container as container_module
 from video_llama.media.reader import Limits, load_media, probe
+from video_llama.media.sound import SoundDecoder
 
 FAST_START = {"movflags": "faststart"}
 
@@ -351,6 +352,58 @@ def test_a_small_file_with_a_great_deal_of_sound() -> None:
     assert len(data) < 20_000
     with pytest.raises(MediaLimitError, match="values"):
         load_media(data, limits=Limits(samples=1_000_000))
+
+
+def wav(rate: int, count: int) -> bytes:
+    """Half a volt of sound whose header tells any rate."""
+    values = b"\x00\x10" * count
+    form = struct.pack("<IHHIIHH", 16, 1, 1, rate, rate * 2 & 0xFFFFFFFF, 2, 16)
+    inside = b"WAVEfmt " + form + b"data" + struct.pack("<I", len(values)) + values
+    return b"RIFF" + struct.pack("<I", len(inside)) + inside
+
+
+@pytest.mark.parametrize("rate", [1, 64, 999, 2_000_003, 2_147_483_629])
+def test_a_rate_that_no_sound_has_is_refused(rate: int) -> None:
+    """Filters for the high ones take gigabytes, and what is heard of the low ones does."""
+    with pytest.raises(MediaLimitError, match=f"{rate:,} samples a second; from 1,000 to"):
+        load_media(wav(rate, 2000), limits=Limits(duration=1e9))
+    assert load_media(wav(8000, 2000)).sound.shape == (1, 4000)
+
+
+def test_sound_that_lasts_longer_than_it_may_is_not_decoded_to_its_end() -> None:
+    data = write(Film("matroska", count=0, tones=(Tone("pcm_s16le", 8000, "mono", 60.0),)))
+    decoder = SoundDecoder.push
+    pushed = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SoundDecoder, "push", lambda *a: pushed.append(1) or decoder(*a))
+        patch.setattr(Limits, "check_duration", _only_what_is_decoded(Limits.check_duration))
+        with pytest.raises(MediaLimitError, match="at most 5 are read"):
+            load_media(data, limits=Limits(duration=5.0))
+        few = len(pushed)
+        load_media(data)
+    assert few < (len(pushed) - few) / 8
+
+
+def _only_what_is_decoded(real):
+    """As for a file whose header and timestamps tell little."""
+
+    def check(self, seconds: float, name: str) -> None:
+        if seconds < 59.0:
+            real(self, seconds, name)
+
+    return check
+
+
+def test_frames_that_take_too_much_together_are_refused() -> None:
+    data, small = write(Film(count=12)), Limits(all_pixels=64 * 48 * 8)
+    assert load_media(data, num_frames=8, limits=small).frames.shape[0] == 8
+    with pytest.raises(MediaLimitError, match=r"9 frames of .* are 64x48: 27,648 pixels together"):
+        load_media(data, num_frames=9, limits=small)
+    frames = [Image.fromarray(picture(number)) for number in range(9)]
+    animated = io.BytesIO()
+    frames[0].save(animated, "WEBP", save_all=True, append_images=frames[1:], duration=100)
+    with pytest.raises(MediaLimitError, match="pixels together"):
+        load_media(animated.getvalue(), num_frames=9, limits=small)
 
 
 def test_a_deadline_ends_what_takes_too_long(clip: bytes) -> None:

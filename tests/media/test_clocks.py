@@ -1,6 +1,7 @@
 """Clocks that begin late or are set back, tracks in any order, and how long a medium lasts."""
 
 import io
+import struct
 from dataclasses import replace
 from fractions import Fraction
 
@@ -40,6 +41,55 @@ def test_a_clock_that_begins_late_is_not_missing_anything(container: str) -> Non
     for info in (load_media(data).info, probe(data, limits=Limits(duration=10.0))):
         assert info.duration == pytest.approx(3.0, abs=0.15)
         assert info.warnings == ()
+
+
+def cut(data: bytes, seconds: float) -> bytes:
+    """A recording that is begun so many seconds into a broadcast."""
+    target = io.BytesIO()
+    with av.open(io.BytesIO(data)) as whole, av.open(target, "w", format="mpegts") as output:
+        tracks = {s.index: output.add_stream_from_template(s) for s in whole.streams}
+        begin = None
+        for packet in whole.demux():
+            if packet.dts is None:
+                continue
+            time = float(packet.pts * packet.time_base)
+            begin = time if begin is None else begin
+            if time - begin >= seconds:
+                packet.stream = tracks[packet.stream.index]
+                output.mux(packet)
+    return target.getvalue()
+
+
+def test_sound_keeps_its_time_where_the_first_frames_cannot_be_decoded() -> None:
+    """A recording begins between keyframes; zero is the first frame that there is."""
+    keys = {"x264-params": "keyint=30:scenecut=0:min-keyint=30", "bf": "0"}
+    tone = Tone("mp2", 48_000, "mono", 6.0)
+    data = cut(write(Film("mpegts", count=60, options=keys, tones=(tone,))), 1.0)
+    with av.open(io.BytesIO(data)) as file:
+        first_frame = min(float(frame.time) for frame in file.decode(video=0))
+    with av.open(io.BytesIO(data)) as file:
+        first_sound = next(float(frame.time) for frame in file.decode(audio=0))
+    assert first_sound < first_frame - 1.5
+    clip = load_media(data, num_frames=4)
+    assert clip.times[0] == 0.0
+    assert clip.sound_start == pytest.approx(first_sound - first_frame, abs=0.01)
+    late = load_media(data, times=[clip.info.duration - 1.0 - (first_frame - first_sound)])
+    assert late.indices[0] >= 15  # of thirty: times are those of the frames
+
+
+def test_an_edit_list_hides_no_frames_that_are_missed() -> None:
+    """As left by trimming without encoding: what is shown begins behind the keyframe."""
+    data = bytearray(write(Film(count=30, options={"g": "30", "bf": "0", "threads": "1"})))
+    scale, movie = (
+        struct.unpack_from(">I", data, data.index(box) + 16)[0] for box in (b"mdhd", b"mvhd")
+    )
+    place = data.index(b"elst") + 12
+    begin = struct.unpack_from(">i", data, place + 4)[0]
+    shown = (round(0.2 * movie), begin + round(2.8 * scale))
+    struct.pack_into(">Ii", data, place, *shown)
+    clip = load_media(bytes(data), num_frames=8)
+    assert set(clip.indices) == {0, 1}
+    assert clip.warnings == ()
 
 
 def test_films_that_were_joined_last_as_long_as_both() -> None:

@@ -257,6 +257,16 @@ def test_the_address_that_was_checked_is_the_one_that_is_used(
     assert (names.asked, connected) == (1, ["127.0.0.1"])
 
 
+def test_of_several_addresses_one_that_answers_is_used(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As "localhost", which is ::1 first where servers listen on 127.0.0.1."""
+    port = host.rpartition(":")[2]
+    Names(monkeypatch, ("127.0.0.2", "127.0.0.1"))
+    allowed = SourcePolicy(private_hosts=frozenset({f"media.test:{port}"}), timeout=0.5)
+    assert load_media(f"http://media.test:{port}/clip.mp4", policy=allowed).frames is not None
+
+
 def test_a_name_that_changes_between_redirects_is_looked_at_again(
     host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

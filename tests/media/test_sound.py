@@ -212,3 +212,10 @@ def test_an_ogg_file_cut_within_its_last_packet(samples: int) -> None:
     assert clip.info.duration == pytest.approx(samples / RATE, abs=0.05)
     assert clip.sound.shape[1] == pytest.approx(samples, abs=600)
     assert probe(file.getvalue()).duration == pytest.approx(samples / RATE, abs=0.05)
+
+
+def test_of_several_tracks_one_that_can_be_decoded_is_heard() -> None:
+    """The first and marked one is of a kind without a decoder here, as Apple's spatial one."""
+    tones = (Tone(codec="ac3", rate=48_000), Tone(rate=48_000))
+    data = write(Film(tones=tones, count=10)).replace(b"ac-3", b"apac")
+    assert load_media(data).sound is not None

@@ -45,8 +45,8 @@ def is_link_local(text: str) -> bool:
     )
 
 
-def resolve(host: str, port: int, deadline: Deadline, *, private: bool = False) -> str:
-    """The one address a host is connected to by.
+def resolve(host: str, port: int, deadline: Deadline, *, private: bool = False) -> list[str]:
+    """The addresses a host may be connected to by, in the system's order.
 
     Args:
         host: a name, or an address in any form the system reads.
@@ -65,7 +65,7 @@ def resolve(host: str, port: int, deadline: Deadline, *, private: bool = False) 
                 f"{host} stands in a private network, from which no media are fetched; "
                 "download the file and give its path"
             )
-    return addresses[0]
+    return addresses
 
 
 def _look_up(host: str, port: int, deadline: Deadline) -> list[str]:

@@ -233,12 +233,15 @@ class Container:
             stream.codec_context.options = {"max_pixels": str(self.limits.pixels)}
 
     def _choose_audio(self) -> AudioStream | None:
-        return self._choose(list(self.av.streams.audio), "audio")
+        tracks = list(self.av.streams.audio)
+        readable = [track for track in tracks if track.codec_context is not None]
+        return self._choose(readable or tracks, "audio")
 
     def _choose(self, streams: list[_Track], kind: Literal["video", "audio"]) -> _Track | None:
         if len(streams) <= 1:
             return streams[0] if streams else None
-        best = self.av.streams.best(kind)
+        # Of several programmes, the sound of the one that the pictures are of.
+        best = self.av.streams.best(kind, related=self.video if kind == "audio" else None)
         marked = [s for s in streams if s.disposition & Disposition.default]
         chosen = marked[0] if len(marked) == 1 else next((s for s in streams if s == best), None)
         chosen = chosen or streams[0]

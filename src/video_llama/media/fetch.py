@@ -11,7 +11,7 @@ import http.client
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
@@ -61,9 +61,9 @@ def fetch(url: str, limits: Limits, policy: SourcePolicy, deadline: Deadline) ->
         parts, private = _check_address(url, policy)
         host = parts.hostname or ""
         port = parts.port or _PORTS[parts.scheme]
-        address = resolve(host, port, deadline, private=private)
+        addresses = resolve(host, port, deadline, private=private)
         try:
-            with _connection(parts, address, port, policy, deadline) as connection:
+            with _connection(parts, addresses, port, policy, deadline) as connection:
                 connection.request("GET", _target(parts), headers={"User-Agent": "video-llama"})
                 answer = connection.getresponse()
                 deadline.check()  # a header that was cut reads as one that ended
@@ -83,14 +83,19 @@ def fetch(url: str, limits: Limits, policy: SourcePolicy, deadline: Deadline) ->
 
 @contextlib.contextmanager
 def _connection(
-    parts: SplitResult, address: str, port: int, policy: SourcePolicy, deadline: Deadline
+    parts: SplitResult,
+    addresses: Sequence[str],
+    port: int,
+    policy: SourcePolicy,
+    deadline: Deadline,
 ) -> Iterator[http.client.HTTPConnection]:
-    """A connection to the address that was checked; it is cut when the deadline passes.
+    """A connection to the first of the addresses that answers, all of which were checked; it is
+    cut when the deadline passes.
 
     Its own timeout begins again with every byte: a host that sends one now and then would hold it
     for ever.
     """
-    raw = socket.create_connection((address, port), min(policy.timeout, deadline.remaining))
+    raw = _connected(addresses, port, policy, deadline)
     spare = raw.dup()  # closed by nobody else, so it cannot become another connection's
     cut = threading.Timer(deadline.remaining, _cut, [spare])
     cut.daemon = True
@@ -109,6 +114,18 @@ def _connection(
         cut.cancel()
         spare.close()
         raw.close()
+
+
+def _connected(
+    addresses: Sequence[str], port: int, policy: SourcePolicy, deadline: Deadline
+) -> socket.socket:
+    for address in addresses[:-1]:
+        with contextlib.suppress(OSError):  # the next one may answer
+            return socket.create_connection(
+                (address, port), min(policy.timeout, deadline.remaining)
+            )
+        deadline.check()
+    return socket.create_connection((addresses[-1], port), min(policy.timeout, deadline.remaining))
 
 
 def _cut(connected: socket.socket) -> None:

@@ -109,18 +109,19 @@ def load_container(
         timed = request.with_sound or request.times is not None
         scan, decoder = _scan(container, rule, with_audio=timed)
         origin = scan.index.start if scan.index is not None else None
-        sound, warnings = _finish_sound(decoder, origin, request)
         audio = _audio_info(container)
-        frames = None
+        frames, late = None, 0.0
         if scan.index is not None and request.with_frames:
             # The last frame stays on show while there is sound.
             end = scan.seconds
             if end is not None and origin is not None and scan.start is not None:
                 end -= origin - scan.start  # on the clock of the frames
-            pick = partial(request.pick, end=end)
-            frames = read_frames(container, scan.index, pick)
+            frames = read_frames(container, scan.index, partial(_pick, request, end))
             _require_enough(frames, scan.index, request, container.name)
-            warnings += frames.warnings
+            late = frames.late
+        # Zero is the first frame that there is: a recording may begin where none can be decoded.
+        sound, warnings = _finish_sound(decoder, None if origin is None else origin + late, request)
+        warnings += frames.warnings if frames is not None else ()
         info = _info(container, scan, frames, audio)
     return MediaClip(
         info=info,
@@ -131,6 +132,13 @@ def load_container(
         sound_start=sound.start,
         warnings=info.warnings + warnings,
     )
+
+
+def _pick(
+    request: Request, end: float | None, times: Sequence[float], late: float = 0.0
+) -> list[int]:
+    """Wanted frames; `end` is on a clock that begins `late` seconds before the first frame."""
+    return request.pick(times, end=None if end is None else end - late)
 
 
 def probe_container(source: ByteSource, content: Content, limits: Limits) -> MediaInfo:
@@ -221,7 +229,7 @@ def _finish_sound(
 
 def _require_enough(frames: Frames, index: VideoIndex, request: Request, name: str) -> None:
     """Fewer frames than asked for are fine in a short video, not in a damaged one."""
-    promised = max(index.promised, index.count)
+    promised = max(index.promised - index.hidden, index.count)
     if request.samples_freely and frames.count < min(request.num_frames, promised):
         raise CorruptMediaError(
             f"{name} is damaged: {frames.count} of its {promised} frames can be decoded, "

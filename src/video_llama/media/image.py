@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from video_llama.errors import CorruptMediaError, MediaLimitError, UnsupportedMediaError
 from video_llama.media.limits import Deadline, Limits
-from video_llama.media.pixels import over_white
+from video_llama.media.pixels import over_white, stacked
 from video_llama.media.source import ByteSource
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "AVIF")
@@ -112,6 +112,7 @@ def read_picture(
         times, duration = _timeline(image, name, limits, deadline)
         indices = pick(times, duration) if pick is not None else []
         limits.check_frames(len(indices), name)
+        limits.check_all_pixels(len(indices), *image.size, name)
         found: dict[int, np.ndarray] = {}
         for index in sorted(set(indices)):
             deadline.check()
@@ -121,7 +122,7 @@ def read_picture(
     except DAMAGE:
         raise CorruptMediaError(f"{name} is a damaged picture: it does not decode") from None
     return Pictures(
-        pixels=np.stack([found[index] for index in indices]) if indices else None,
+        pixels=stacked(found, indices) if indices else None,
         times=tuple(times[index] for index in indices),
         indices=tuple(indices),
         count=len(times),
@@ -145,6 +146,7 @@ def read_frame_files(
     for index in wanted:
         label = f"frame {index} of {name}"
         with open_picture(io.BytesIO(pictures[index]), label, limits) as image:
+            limits.check_all_pixels(len(wanted), *image.size, name)
             pixels = read_picture(image, label, limits, deadline, lambda *_: [0]).pixels
         found[index] = cast(np.ndarray, pixels)[0]
     sizes = {frame.shape for frame in found.values()}

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from video_llama.errors import MediaLimitError, OptionError
 
 GIGABYTE = 1 << 30
+LOWEST_RATE, HIGHEST_RATE = 1_000, 1_536_000  # samples a second: telegraphy, and DSD of four times
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,8 @@ class Limits:
     Attributes:
         bytes: size of the file.
         pixels: width times height of a picture or frame.
+        all_pixels: the same of all frames together that are returned for one medium: at three
+            bytes each they take 6 GB.
         duration: seconds, of the longest track.
         streams: tracks in a container.
         samples: decoded sound values before resampling, all channels counted. A small file can
@@ -31,6 +34,7 @@ class Limits:
 
     bytes: int = 4 * GIGABYTE
     pixels: int = 178_956_970
+    all_pixels: int = 2_000_000_000
     duration: float = 4 * 3600.0
     streams: int = 64
     samples: int = 1_500_000_000
@@ -55,6 +59,23 @@ class Limits:
             raise MediaLimitError(
                 f"{name} is {width}x{height}: {width * height:,} pixels, "
                 f"at most {self.pixels:,} are decoded"
+            )
+
+    def check_all_pixels(self, count: int, width: int, height: int, name: str) -> None:
+        """Raise MediaLimitError where frames together have more than `all_pixels` pixels."""
+        if count * width * height > self.all_pixels:
+            raise MediaLimitError(
+                f"{count} frames of {name} are {width}x{height}: {count * width * height:,} pixels "
+                f"together, at most {self.all_pixels:,} are decoded; ask for fewer frames"
+            )
+
+    def check_rate(self, rate: int, name: str) -> None:
+        """Raise MediaLimitError for a sample rate that no sound has: a filter for it may take
+        gigabytes, and so may what a few samples last."""
+        if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+            raise MediaLimitError(
+                f"the sound of {name} has {rate:,} samples a second; from {LOWEST_RATE:,} to "
+                f"{HIGHEST_RATE:,} are read"
             )
 
     def check_duration(self, seconds: float, name: str) -> None:

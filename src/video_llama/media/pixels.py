@@ -4,6 +4,7 @@ Decisions: alpha is laid over white (what is under full transparency is noise, n
 seen); 10 bits and more are reduced to 8; pixels that are not square stay as they are stored.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -89,3 +90,14 @@ def _turn(rgb: np.ndarray, matrix: tuple[int, int, int, int] | None) -> np.ndarr
 def _has_alpha(frame: VideoFrame) -> bool:
     pixel_format = frame.format
     return pixel_format.has_palette or any(part.is_alpha for part in pixel_format.components)
+
+
+def stacked(found: dict[int, np.ndarray], indices: Sequence[int]) -> np.ndarray:
+    """Frames (H, W, 3) of one size as (T, H, W, 3), in the order of `indices`. Each one is taken
+    out of `found`, so that they are not all in memory twice."""
+    last = {index: place for place, index in enumerate(indices)}
+    first = found[indices[0]]
+    frames = np.empty((len(indices), *first.shape), first.dtype)
+    for place, index in enumerate(indices):
+        frames[place] = found.pop(index) if last[index] == place else found[index]
+    return frames

@@ -10,7 +10,6 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
 from PIL import Image
 
 from video_llama.errors import UnsupportedMediaError
@@ -25,6 +24,7 @@ from video_llama.media.clip import (
 )
 from video_llama.media.film import load_container, probe_container
 from video_llama.media.limits import Deadline, Limits
+from video_llama.media.pixels import stacked
 from video_llama.media.request import OnBadSound, Request, Sampling
 from video_llama.media.sampling import DEFAULT_NUM_FRAMES
 from video_llama.media.sniff import SNIFF_BYTES, sniff
@@ -238,7 +238,7 @@ def _load_frame_files(files: FrameFiles, request: Request) -> MediaClip:
     assumed = ("the times of the frames are not known: one a second is assumed",)
     return MediaClip(
         info=_frames_info(width, height, times, "jpeg", size),
-        frames=np.stack([found[i] for i in indices]) if indices else None,
+        frames=stacked(found, indices) if indices else None,
         times=tuple(times[i] for i in indices),
         indices=tuple(indices),
         warnings=assumed if len(times) > 1 else (),

@@ -194,7 +194,7 @@ def _filter(
     return sinc * (window * (cutoff / reduced_from))
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=4)
 def _filter_bank(from_rate: int, to_rate: int) -> _Convolution | _FilterBank:
     divisor = math.gcd(from_rate, to_rate)
     reduced_from, reduced_to = from_rate // divisor, to_rate // divisor

@@ -75,6 +75,7 @@ class SoundDecoder:
         self._rate = 0
         self._channels = 0  # of the result, once it is known
         self._values = 0  # decoded, all channels counted
+        self._seconds = 0.0  # decoded
         self._start: float | None = None
         self._clock: float | None = None  # seconds at which the next sample is due
         self._errors = 0
@@ -134,6 +135,8 @@ class SoundDecoder:
         self._frames += 1
         self._values += samples * layout[1]
         self._limits.check_samples(self._values, self._name)
+        self._seconds += samples / self._rate
+        self._limits.check_duration(self._seconds, self._name)
         self._keep_time(frame.pts, samples)
         if self._filled + samples > self._chunk.shape[1]:
             self._resample_chunk()
@@ -160,6 +163,7 @@ class SoundDecoder:
             raise CorruptMediaError(
                 f"the sound of {self._name} is stored as {sample_format}, which is not read"
             )
+        self._limits.check_rate(rate, self._name)
         if rate != self._rate:
             if self._resampler is not None:
                 self._done.append(self._resampler.flush())

@@ -6,21 +6,30 @@ did not foresee (a frame that never comes, an error, a jump that lands elsewhere
 and the track is decoded from beginning to end: slower, and right by definition.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
+from typing import Protocol
 
 import numpy as np
 from av.video.frame import VideoFrame
 
 from video_llama.errors import CorruptMediaError
 from video_llama.media.container import Container
+from video_llama.media.pixels import stacked
 from video_llama.media.video_index import RESTART, VideoIndex
 from video_llama.media.walk import FrameDecoder, UnforeseenError, Walk
 
-Pick = Callable[[Sequence[float]], list[int]]
-"""Chooses frames: given the seconds of every frame, the wanted indices in any order."""
+
+class Pick(Protocol):
+    """Chooses frames: given the seconds of every frame, and how many the first one is behind the
+    first packet, the wanted indices in any order."""
+
+    def __call__(self, times: Sequence[float], late: float = 0.0) -> list[int]:
+        """The indices."""
+        ...
+
 
 DEFAULT_FPS = 25.0  # of a track that tells no time at all
 
@@ -36,6 +45,7 @@ class Frames:
         count: frames in the whole track.
         size: width and height of the first frame, as stored.
         matrix: the display matrix of the track, as `pixels.display_matrix` gives it.
+        late: seconds of the first frame behind that of the first packet, which needs others.
         warnings: frames that are missing, and other things worth knowing.
     """
 
@@ -45,6 +55,7 @@ class Frames:
     count: int
     size: tuple[int, int]
     matrix: tuple[int, int, int, int] | None
+    late: float
     warnings: tuple[str, ...]
 
 
@@ -58,6 +69,7 @@ def read_frames(container: Container, index: VideoIndex, pick: Pick) -> Frames:
     """
     if not index.doubt:
         indices = pick(index.times)
+        _check(container, indices)
         try:
             found, decoder = Walk(container, index).read(sorted(set(indices)))
         except UnforeseenError:
@@ -88,6 +100,7 @@ def _read_everything(container: Container, index: VideoIndex, pick: Pick) -> Fra
     pass over the file is enough.
     """
     guess, threads = _guess(index, pick), "AUTO"
+    _check(container, guess)
     kept, times, decoder = _decode_everything(container, index, set(guess))
     if decoder.errors or decoder.corrupt:
         # A decoder that works on several frames at once loses good ones beside a damaged one.
@@ -95,7 +108,8 @@ def _read_everything(container: Container, index: VideoIndex, pick: Pick) -> Fra
         kept, times, decoder = _decode_everything(container, index, set(guess), threads)
     if not times:
         raise CorruptMediaError(f"{container.name}: no frame of the video can be decoded")
-    indices = pick(times)
+    indices = pick(times, decoder.late)
+    _check(container, indices)
     if not set(indices) <= kept.keys():
         kept, times, decoder = _decode_everything(container, index, set(indices), threads)
     warnings = []
@@ -108,6 +122,13 @@ def _read_everything(container: Container, index: VideoIndex, pick: Pick) -> Fra
     if decoder.resized:
         warnings.append("the picture changes its size on the way; the first size is kept")
     return _in_order(kept, times, indices, decoder, warnings)
+
+
+def _check(container: Container, indices: Sequence[int]) -> None:
+    """Refuse frames that take too much memory together."""
+    assert container.video is not None
+    width, height = container.video.width, container.video.height
+    container.limits.check_all_pixels(len(indices), width, height, container.name)
 
 
 def _guess(index: VideoIndex, pick: Pick) -> list[int]:
@@ -131,6 +152,8 @@ def _decode_everything(
             if len(stamps) in wanted:
                 kept[len(stamps)] = decoder.pixels(frame)
             stamps.append(frame.pts)
+    if stamps and stamps[0] is not None and index.order:
+        decoder.late = max(0.0, (stamps[0] - index.order[0]) * index.seconds_per_tick)
     return kept, _times_of(stamps, index), decoder
 
 
@@ -169,11 +192,12 @@ def _in_order(
     if decoder.odd_colours:
         warnings = [*warnings, "the colours are of a kind that is not converted; they may be off"]
     return Frames(
-        pixels=np.stack([found[i] for i in indices]),
+        pixels=stacked(found, indices),
         times=tuple(float(times[i]) for i in indices),
         indices=tuple(indices),
         count=len(times),
         size=decoder.size,
         matrix=decoder.matrix,
+        late=decoder.late,
         warnings=tuple(warnings),
     )

@@ -110,6 +110,11 @@ class VideoIndex:
         return len(self.pts) - len(self._hidden)
 
     @property
+    def hidden(self) -> int:
+        """Packets that become no frame of their own, as those before what an edit list shows."""
+        return len(self._hidden)
+
+    @property
     def times(self) -> list[float]:
         """Seconds of every frame from the first one on, in order of presentation."""
         return [(pts - self.order[0]) * self.seconds_per_tick for pts in self.order]

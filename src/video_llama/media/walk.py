@@ -37,6 +37,7 @@ class FrameDecoder:
         corrupt: frames that came out damaged.
         resized: a wanted frame was of another size.
         odd_colours: a wanted frame had colours of a kind that cannot be converted.
+        late: seconds of the first frame behind that of the first packet.
     """
 
     def __init__(self, stream: VideoStream) -> None:
@@ -48,6 +49,7 @@ class FrameDecoder:
         self.corrupt = 0
         self.resized = False
         self.odd_colours = False
+        self.late = 0.0
 
     def decode(self, packet: Packet) -> list[VideoFrame]:
         """Frames that come out after a packet; the empty last one drains the decoder."""
