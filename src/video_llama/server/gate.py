@@ -46,6 +46,7 @@ def decoding_limits(
     film = Limits(
         bytes=file_bytes,
         duration=duration,
+        all_pixels=1_000_000_000,
         streams=16,
         samples=math.ceil(duration * SOUND_RATE),
         frames=128,
