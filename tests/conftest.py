@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -20,6 +21,10 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from video_llama.models import VideoLlamaConfig, VideoLlamaForConditionalGeneration
 from video_llama.processing.processor import VideoLlamaProcessor
+
+# A busy machine takes a moment longer; hangs are looked for elsewhere.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 REPOSITORY = Path(__file__).parents[1]
 RATE = 16_000
