@@ -51,7 +51,8 @@ def prepare(recipe: Recipe, device: torch.device) -> Prepared:
     _require_frozen(recipe, trained)
     release(model, unused_encoders(recipe))
     _set_types(model, frozen=autocast or torch.float32)
-    _put_in_exactly(model, directory, recipe)
+    if kept != torch.float32:
+        _put_in_exactly(model, directory, recipe)
     if recipe.model.quantization is not None:
         quantize(model.language_model, recipe.model.quantization, autocast or torch.float32)
     if recipe.lora is not None:
