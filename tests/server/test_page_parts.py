@@ -112,6 +112,8 @@ def test_media_of_questions_without_an_answer_go_with_the_next():
     numbers = [int(one.name.removesuffix(".mp4")) for one in talk.media()]
     assert numbers == [0, 1, 2, 3, 9]
     assert talk.new_media() == set(range(5))
+    last.media = ()
+    assert len(talk.media()) == 5  # each once
     last.answer, last.state = "So.", "answered"
     talk.ask("And?", (medium(5),))
     conversation = read_messages(talk.request("tiny", WISHES).messages)

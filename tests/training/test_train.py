@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from video_llama.chat import VideoLlama
-from video_llama.checkpoints.load import load_model, load_processor
+from video_llama.checkpoints.load import kept_in_float32, load_model, load_processor
 from video_llama.errors import CheckpointError, DataError, OptionError, TrainingError
 from video_llama.training.checkpoint import Checkpoints, read_checkpoint
 from video_llama.training.export import export
@@ -163,6 +163,32 @@ def test_what_a_model_keeps_in_float32_is_not_rounded(recipe, tiny_model_dir, tm
         assert torch.equal(tensor, learnt.get(name, before[name])), name
     assert json.loads((folder / "config.json").read_text())["dtype"] == "float16"
     assert (folder / "tokenizer.model").read_bytes() == b"sentencepiece"  # for --back
+
+
+def test_adapters_are_not_lost_where_their_layers_are_kept_in_float32(
+    recipe, tiny_model_dir, tmp_path
+):
+    """The table of words says half precision, and the layers are not."""
+    base = tmp_path / "mixed"
+    model = load_model(tiny_model_dir, device="cpu")
+    model.get_input_embeddings().half()
+    model.save_pretrained(base)
+    load_processor(tiny_model_dir).save_pretrained(base)
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "dtype": "float16"}))
+    changes = {"model.path": str(base), "lora": {"rank": 2}, "schedule.steps_per_epoch": 2}
+    before = load_file(base / "model.safetensors")
+    whole = train(recipe(**changes, **{"export.kind": "model"}), io.StringIO()).model
+    after = load_file(whole / "model.safetensors")
+    part = tmp_path / "part"
+    last = read_checkpoint(tmp_path / "run/checkpoints/step-00000002")
+    export(recipe(**changes, **{"export.kind": "part"}), last, part)
+    layers = [name.removesuffix(".lora_A") for name in last.trained if name.endswith(".lora_A")]
+    kept = kept_in_float32(part)
+    assert layers
+    for layer in layers:
+        assert not torch.equal(after[f"{layer}.weight"].float(), before[f"{layer}.weight"].float())
+        assert f"{layer}.weight" not in kept
 
 
 def test_a_part_of_another_model_is_refused(recipe, finished, save_tiny_model, tmp_path):

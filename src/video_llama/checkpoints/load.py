@@ -23,6 +23,7 @@ from video_llama.checkpoints.part import (
     LORA_B,
     PART_FILE,
     Part,
+    adapted,
     base_of,
     put_in,
     read_part,
@@ -158,6 +159,8 @@ def kept_in_float32(
         kept = kept_in_float32(
             whole_model(directory, part, offline=offline), names, offline=offline
         )
+        for name in adapted(read_trained(directory)):
+            kept.pop(name, None)  # not the base's any more
         trained = trained_before(directory, offline=offline)
         return kept | {name: t for name, t in trained.items() if names is None or name in names}
     kept = {}

@@ -9,7 +9,7 @@ Such a directory is loaded like any other: the model it belongs to, with these t
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -133,6 +133,11 @@ def read_trained(directory: Path) -> dict[str, torch.Tensor]:
         return load_file(directory / TRAINED_FILE)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{directory.name}/{TRAINED_FILE} cannot be read: {error}") from error
+
+
+def adapted(tensors: Iterable[str]) -> set[str]:
+    """The weights that adapters among trained tensors are added to."""
+    return {f"{name.removesuffix(LORA_A)}.weight" for name in tensors if name.endswith(LORA_A)}
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from video_llama.checkpoints.part import (
     PART_FILE,
     TRAINED_FILE,
     Part,
+    adapted,
     fingerprint,
     put_in,
 )
@@ -98,8 +99,9 @@ def _put_back_exactly(
 ) -> None:
     """Tensors that the base keeps in float32, which the type of the whole model has rounded."""
     exact = kept_in_float32(base, offline=recipe.model.offline or None)
+    sums = adapted(trained)
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if name in exact:
+        if name in exact and name not in sums:
             tensor.data = trained.get(name, exact[name])
 
 

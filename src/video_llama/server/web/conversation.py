@@ -189,13 +189,14 @@ class Talk:
 
     def _told(self) -> list[tuple[Turn, list[Medium]]]:
         """The questions that the model is told of, each with its media and those left before it."""
-        told, left = [], []
+        told: list[tuple[Turn, list[Medium]]] = []
+        left: dict[str, Medium] = {}  # by what they are: they may have been dropped again
         for turn in self.turns:
-            own = {medium.digest for medium in turn.media}  # dropped once more
-            media = [*(one for one in left if one.digest not in own), *turn.media]
+            own = {medium.digest for medium in turn.media}
+            media = [*(one for one in left.values() if one.digest not in own), *turn.media]
             if turn.counts or turn is self.turns[-1]:
                 told.append((turn, media))
-                left = []
+                left = {}
             else:
-                left += turn.left
+                left |= {medium.digest: medium for medium in turn.left}
         return told
